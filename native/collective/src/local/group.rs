@@ -1,0 +1,330 @@
+//! The group inside one process: ranks are threads that meet at each operation.
+//!
+//! # Protocol
+//! - Each rank's n-th start arrives at the n-th *meeting*, with its buffer. Nothing blocks in a start.
+//! - The rank that arrives last closes the meeting: from then on its outcome is set and no failure can reach it.
+//! - Small work is done by the last to arrive, inside its start. Larger work is done by the ranks that wait, together;
+//!   there is no thread of the group's own, because it would only take a core from a rank that computes.
+//! - All state is behind one mutex; the condition variable is signalled when a meeting closes, when its work is
+//!   finished, and when the group fails. The bytes themselves are worked on outside the mutex, see [`Lent`].
+//! - A rank that leaves (its communicator and works dropped) fails only meetings that still lack it.
+
+use super::lent::{Action, Lent};
+use crate::buffer::Buffer;
+use crate::cause::{Cause, Moment};
+use crate::error::Error;
+use crate::lock;
+use crate::operation::{Kind, Operation};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Up to this many bytes, over all ranks, the last to arrive does the work alone: waking helpers would take longer.
+const ALONE: usize = 256 * 1024;
+
+pub(super) struct Group {
+    size: usize,
+    endpoints: Vec<String>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Which ranks have connected.
+    present: Vec<bool>,
+    /// Which ranks have left again.
+    left: Vec<bool>,
+    /// How many operations each rank has started.
+    started: Vec<u64>,
+    /// Meetings that still lack a rank, in order; they close in order, as every rank arrives in order.
+    open: VecDeque<Open>,
+    /// Why the group failed, once it has.
+    cause: Option<Cause>,
+}
+
+struct Open {
+    meeting: Arc<Meeting>,
+    deposits: Vec<Option<Deposit>>,
+}
+
+/// What a rank brings to a meeting.
+pub(super) enum Deposit {
+    Buffer(Buffer),
+    Bytes(Vec<u8>),
+    Nothing,
+}
+
+/// One operation of all ranks.
+pub(super) struct Meeting {
+    operation: Operation,
+    sequence: u64,
+    /// The rank that came first.
+    opener: usize,
+    outcome: OnceLock<Outcome>,
+}
+
+#[derive(Clone)]
+enum Outcome {
+    Buffers(Arc<Lent>),
+    Parts(Arc<Vec<Vec<u8>>>),
+    Nothing,
+}
+
+impl Group {
+    pub(super) fn new(endpoints: Vec<String>) -> Group {
+        let size = endpoints.len();
+        Group {
+            size,
+            endpoints,
+            state: Mutex::new(State {
+                present: vec![false; size],
+                left: vec![false; size],
+                started: vec![0; size],
+                open: VecDeque::new(),
+                cause: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// Marks `rank` as present. False when it was already.
+    pub(super) fn enter(&self, rank: usize) -> bool {
+        let mut state = lock(&self.state);
+        let entered = state.present.get_mut(rank).is_some_and(|present| !std::mem::replace(present, true));
+        self.changed.notify_all();
+        entered
+    }
+
+    /// True when all ranks have entered.
+    pub(super) fn complete(&self) -> bool {
+        lock(&self.state).present.iter().all(|present| *present)
+    }
+
+    /// Waits until all ranks have entered.
+    pub(super) fn assemble(&self, began: Instant, timeout: Duration) -> Result<(), Error> {
+        let moment = || Moment { operation: "rendezvous".into(), sequence: 0, elapsed: began.elapsed() };
+        let mut state = lock(&self.state);
+        loop {
+            // A group that was complete for a moment is connected, even if it has failed since: the next call tells.
+            let Some(missing) = state.present.iter().position(|present| !present) else { return Ok(()) };
+            if let Some(cause) = &state.cause {
+                return Err(cause.error(&moment(), &self.endpoints));
+            }
+            let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
+                let cause = Cause::Silent { rank: missing, detail: "it has not connected".into() };
+                let error = cause.error(&moment(), &self.endpoints);
+                self.fail_locked(&mut state, cause);
+                return Err(error);
+            };
+            state = self.sleep(state, left);
+        }
+    }
+
+    /// Brings `rank` to its next meeting.
+    pub(super) fn start(&self, rank: usize, operation: Operation, deposit: Deposit) -> Result<Arc<Meeting>, Error> {
+        let mut state = lock(&self.state);
+        let Some(started) = state.started.get_mut(rank) else {
+            return Err(Error::invalid(format!("there is no rank {rank} in this group")));
+        };
+        *started += 1;
+        let sequence = *started;
+        let (meeting, deposits) = match arrive(&mut state, rank, sequence, operation, deposit) {
+            Ok(Arrived::Early(meeting)) => return Ok(meeting),
+            Ok(Arrived::Last(open)) => (open.meeting, open.deposits),
+            Err(cause) => {
+                let moment = Moment { operation: operation.to_string(), sequence, elapsed: Duration::ZERO };
+                let error = cause.error(&moment, &self.endpoints);
+                self.fail_locked(&mut state, cause);
+                return Err(error);
+            }
+        };
+        drop(state);
+        let outcome = combine(&meeting.operation, deposits);
+        if let Outcome::Buffers(lent) = &outcome
+            && lent.weight() <= ALONE
+        {
+            lent.help();
+        }
+        let _state = lock(&self.state);
+        let _ = meeting.outcome.set(outcome);
+        self.changed.notify_all();
+        Ok(meeting)
+    }
+
+    /// Waits until `meeting` is closed and its work is done, lending a hand.
+    fn finish(&self, meeting: &Meeting, began: Instant, timeout: Duration) -> Result<Outcome, Error> {
+        let moment = || Moment {
+            operation: meeting.operation.to_string(),
+            sequence: meeting.sequence,
+            elapsed: began.elapsed(),
+        };
+        let mut state = lock(&self.state);
+        let outcome = loop {
+            if let Some(outcome) = meeting.outcome.get() {
+                break outcome.clone();
+            }
+            if let Some(cause) = &state.cause {
+                return Err(cause.error(&moment(), &self.endpoints));
+            }
+            let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
+                let cause = late(&state, meeting.sequence);
+                let error = cause.error(&moment(), &self.endpoints);
+                self.fail_locked(&mut state, cause);
+                return Err(error);
+            };
+            state = self.sleep(state, left);
+        };
+        drop(state);
+        if let Outcome::Buffers(lent) = &outcome {
+            if lent.help() {
+                let _state = lock(&self.state);
+                self.changed.notify_all();
+            }
+            // Pieces that others have claimed take microseconds; no deadline is needed, but none of the waits is open.
+            let mut state = lock(&self.state);
+            while !lent.finished() {
+                state = self.sleep(state, timeout);
+            }
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn finish_buffer(
+        &self,
+        rank: usize,
+        meeting: &Meeting,
+        began: Instant,
+        timeout: Duration,
+    ) -> Result<Buffer, Error> {
+        match self.finish(meeting, began, timeout)? {
+            Outcome::Buffers(lent) => lent.take(rank).ok_or_else(|| Error::invalid("the buffer was taken before")),
+            Outcome::Parts(_) | Outcome::Nothing => Ok(Buffer::empty()),
+        }
+    }
+
+    pub(super) fn finish_parts(
+        &self,
+        meeting: &Meeting,
+        began: Instant,
+        timeout: Duration,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        match self.finish(meeting, began, timeout)? {
+            // The last to ask need not copy.
+            Outcome::Parts(parts) => Ok(Arc::try_unwrap(parts).unwrap_or_else(|parts| (*parts).clone())),
+            Outcome::Buffers(_) | Outcome::Nothing => Ok(Vec::new()),
+        }
+    }
+
+    /// Fails the group; the first cause stays.
+    pub(super) fn fail(&self, cause: Cause) {
+        self.fail_locked(&mut lock(&self.state), cause);
+    }
+
+    /// Takes `rank` out. Only meetings that lack it fail.
+    pub(super) fn leave(&self, rank: usize) {
+        let mut state = lock(&self.state);
+        if let Some(left) = state.left.get_mut(rank) {
+            *left = true;
+        }
+        let lacking = |open: &Open| open.deposits.get(rank).is_some_and(Option::is_none);
+        if state.open.iter().any(lacking) || !state.present.iter().all(|present| *present) {
+            self.fail_locked(&mut state, Cause::Lost { rank, detail: "it has left the group".into() });
+        }
+    }
+
+    fn fail_locked(&self, state: &mut State, cause: Cause) {
+        if state.cause.is_none() {
+            log::warn!("the group inside this process failed: {cause}");
+            state.cause = Some(cause);
+            // The buffers of meetings that will never close; nobody works on them.
+            state.open.clear();
+        }
+        self.changed.notify_all();
+    }
+
+    fn sleep<'a>(&self, state: MutexGuard<'a, State>, atmost: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, atmost).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+enum Arrived {
+    Early(Arc<Meeting>),
+    Last(Open),
+}
+
+/// Puts the deposit down at the meeting of `sequence`, or tells why the group cannot go on.
+fn arrive(
+    state: &mut State,
+    rank: usize,
+    sequence: u64,
+    operation: Operation,
+    deposit: Deposit,
+) -> Result<Arrived, Cause> {
+    if let Some(cause) = &state.cause {
+        return Err(cause.clone());
+    }
+    let known = state.open.iter().position(|open| open.meeting.sequence == sequence);
+    let (index, mut open) = match known.and_then(|index| Some((index, state.open.remove(index)?))) {
+        Some(found) => found,
+        None => {
+            let meeting = Arc::new(Meeting { operation, sequence, opener: rank, outcome: OnceLock::new() });
+            (state.open.len(), Open { meeting, deposits: state.left.iter().map(|_| None).collect() })
+        }
+    };
+    if open.meeting.operation != operation {
+        let (ranks, operations) = ([open.meeting.opener, rank], [open.meeting.operation, operation]);
+        return Err(Cause::Mismatch { sequence, ranks, operations });
+    }
+    if let Some(gone) = state.left.iter().zip(&open.deposits).position(|(left, deposit)| *left && deposit.is_none()) {
+        return Err(Cause::Lost { rank: gone, detail: "it has left the group".into() });
+    }
+    if let Some(place) = open.deposits.get_mut(rank) {
+        *place = Some(deposit);
+    }
+    if open.deposits.iter().all(Option::is_some) {
+        return Ok(Arrived::Last(open));
+    }
+    let meeting = Arc::clone(&open.meeting);
+    state.open.insert(index, open);
+    Ok(Arrived::Early(meeting))
+}
+
+/// Who keeps the meeting of `sequence` waiting.
+fn late(state: &State, sequence: u64) -> Cause {
+    let missing: Vec<usize> =
+        (0..state.started.len()).filter(|rank| state.started.get(*rank).is_some_and(|n| *n < sequence)).collect();
+    let names: Vec<String> = missing.iter().map(usize::to_string).collect();
+    Cause::Silent {
+        rank: missing.first().copied().unwrap_or(0),
+        detail: format!("it has not started the operation (missing: rank {})", names.join(", ")),
+    }
+}
+
+/// What comes of a meeting at which all ranks have arrived.
+fn combine(operation: &Operation, deposits: Vec<Option<Deposit>>) -> Outcome {
+    let mut buffers = Vec::new();
+    let mut parts = Vec::new();
+    for deposit in deposits.into_iter().flatten() {
+        match deposit {
+            Deposit::Buffer(buffer) => buffers.push(buffer),
+            Deposit::Bytes(bytes) => parts.push(bytes),
+            Deposit::Nothing => {}
+        }
+    }
+    match operation.kind {
+        Kind::AllReduce(op) => Outcome::Buffers(Arc::new(Lent::new(buffers, Action::Reduce(op)))),
+        Kind::Broadcast { root } => {
+            Outcome::Buffers(Arc::new(Lent::new(buffers, Action::Broadcast { root: root as usize })))
+        }
+        Kind::AllGather => Outcome::Parts(Arc::new(parts)),
+        Kind::Barrier | Kind::Rendezvous => Outcome::Nothing,
+    }
+}

@@ -1,0 +1,218 @@
+//! What ends a group: losses, silence, aborts. On every survivor, in time, with the right rank named.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
+mod group;
+
+use group::*;
+use kindling_collective::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant};
+
+/// Memory that tells when it is dropped.
+struct Watched {
+    bytes: Vec<u8>,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Region for Watched {
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn sum(group: &dyn Communicator, length: usize) -> Result<Work, Error> {
+    group.start_all_reduce(buffer(vec![1; length], DType::U8), ReduceOp::Sum)
+}
+
+#[test]
+fn a_rank_that_leaves_in_the_middle_of_an_operation_is_named_by_all_within_a_second() {
+    for transport in BOTH {
+        for world in [2, 3, 5] {
+            for length in [100, 5_000_000] {
+                let left = Mutex::new(None);
+                let errors = ranks(transport, world, |group| {
+                    group.start_barrier().unwrap().wait().unwrap();
+                    if group.rank() == 1 {
+                        // The others are waiting by now, or soon: the loss must reach them in either case.
+                        *left.lock().unwrap() = Some(Instant::now());
+                        drop(group);
+                        return None;
+                    }
+                    let error = sum(&*group, length).and_then(Work::wait).unwrap_err();
+                    let noticed = Instant::now();
+                    let again = sum(&*group, 1).unwrap_err();
+                    assert_eq!(again.to_string(), error.to_string());
+                    Some((error, noticed))
+                });
+                let left = left.into_inner().unwrap().unwrap();
+                for (error, noticed) in errors.into_iter().flatten() {
+                    assert_eq!(error.kind(), ErrorKind::PeerLost, "{error}");
+                    assert_eq!(error.culprit(), Some(1), "{transport:?} {world}: {error}");
+                    assert!(noticed.saturating_duration_since(left) < Duration::from_secs(1), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_that_leave_at_once_after_the_last_operation_disturb_nobody() {
+    for transport in BOTH {
+        for round in 0..30 {
+            let world = 2 + round % 4;
+            ranks(transport, world, |group| {
+                let length = [10, 60_000, 1_000_000][round % 3];
+                let work = sum(&*group, length).unwrap();
+                drop(group);
+                assert!(bytes(work.wait().unwrap()).iter().all(|byte| usize::from(*byte) == world));
+            });
+        }
+    }
+}
+
+#[test]
+fn dropping_everything_with_an_operation_in_flight_aborts_the_others() {
+    let errors = ranks(Transport::Tcp, 3, |group| {
+        let work = sum(&*group, 5_000_000).unwrap();
+        if group.rank() == 2 {
+            // Rank 2 never starts the second operation, so the second is in flight when it goes.
+            drop(work);
+            let more = sum(&*group, 5_000_000);
+            drop(group);
+            drop(more);
+            return None;
+        }
+        let first = work.wait();
+        let error = first.and_then(|_| sum(&*group, 5_000_000)?.wait()).and_then(|_| sum(&*group, 1)?.wait());
+        Some(error.unwrap_err())
+    });
+    for error in errors.into_iter().flatten() {
+        assert!(matches!(error.kind(), ErrorKind::Aborted | ErrorKind::PeerLost), "{error}");
+        assert_eq!(error.culprit(), Some(2), "{error}");
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_start_the_operation_is_named_when_the_deadline_has_passed() {
+    for transport in BOTH {
+        for (world, length) in [(2, 100), (4, 100), (4, 5_000_000)] {
+            let done = Barrier::new(world);
+            let errors = patient_ranks(transport, world, Duration::from_millis(300), |group| {
+                let began = Instant::now();
+                let error = (group.rank() != 1).then(|| sum(&*group, length).and_then(Work::wait).unwrap_err());
+                let elapsed = began.elapsed();
+                done.wait();
+                error.map(|error| (error, elapsed))
+            });
+            for (error, elapsed) in errors.into_iter().flatten() {
+                assert_eq!(error.kind(), ErrorKind::Deadline, "{error}");
+                assert_eq!(error.culprit(), Some(1), "{transport:?} {world}: {error}");
+                assert!(error.to_string().contains("has not started"), "{error}");
+                assert!(elapsed >= Duration::from_millis(280) && elapsed < Duration::from_secs(3), "{elapsed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_abort_wakes_every_wait_of_every_rank_within_100_ms() {
+    for transport in BOTH {
+        for length in [100, 5_000_000] {
+            let aborted = Mutex::new(None);
+            let waiting = Barrier::new(4);
+            let errors = ranks(transport, 4, |group| {
+                let aborter = group.aborter();
+                if group.rank() == 2 {
+                    waiting.wait();
+                    *aborted.lock().unwrap() = Some(Instant::now());
+                    aborter.abort("the task was killed");
+                    aborter.abort("a second reason does not count");
+                    let error = sum(&*group, length).unwrap_err();
+                    return (error, Instant::now());
+                }
+                let work = sum(&*group, length).unwrap();
+                waiting.wait();
+                let error = work.wait().unwrap_err();
+                (error, Instant::now())
+            });
+            let aborted = aborted.into_inner().unwrap().unwrap();
+            for (error, woken) in errors {
+                assert_eq!(error.to_string(), "aborted by rank 2: the task was killed");
+                let elapsed = woken.saturating_duration_since(aborted);
+                println!("{transport:?} {length}: woken after {elapsed:?}");
+                assert!(elapsed < Duration::from_millis(100), "{transport:?}: {elapsed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_abort_before_or_while_connecting_ends_the_connecting() {
+    for transport in BOTH {
+        let mut tickets = tickets(transport, 2, LONG, LONG);
+        let (late, early) = (tickets.pop().unwrap(), tickets.pop().unwrap());
+        let aborter = early.aborter.clone();
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| early.connect().err());
+            // Whether rank 0 waits already or not yet does not matter: rank 1 never comes.
+            let began = Instant::now();
+            aborter.abort("changed its mind");
+            let error = connecting.join().unwrap().unwrap();
+            assert_eq!(error.to_string(), "aborted by rank 0: changed its mind");
+            assert!(began.elapsed() < Duration::from_secs(1));
+        });
+        late.aborter.abort("before");
+        assert_eq!(late.connect().err().unwrap().to_string(), "aborted by rank 1: before");
+    }
+}
+
+#[test]
+fn the_buffers_of_a_failed_operation_are_dropped_once_nobody_can_touch_them() {
+    for transport in BOTH {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let started = Barrier::new(3);
+        ranks(transport, 3, |group| {
+            if group.rank() == 1 {
+                started.wait();
+                group.aborter().abort("enough");
+                return;
+            }
+            let region = Watched { bytes: vec![1; 3_000_000], dropped: Arc::clone(&dropped) };
+            let work = group.start_all_reduce(Buffer::new(Box::new(region), DType::U8), ReduceOp::Sum).unwrap();
+            started.wait();
+            assert_eq!(work.wait().unwrap_err().kind(), ErrorKind::Aborted);
+        });
+        // The groups are gone, and with them every thread that could write.
+        assert_eq!(dropped.load(Ordering::SeqCst), 2, "{transport:?}");
+    }
+}
+
+#[test]
+fn a_buffer_comes_back_with_its_own_region() {
+    for transport in BOTH {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        ranks(transport, 2, |group| {
+            let mut bytes = vec![1; 100_000];
+            let address = bytes.as_mut_ptr() as usize;
+            let region = Watched { bytes, dropped: Arc::clone(&dropped) };
+            let work = group.start_all_reduce(Buffer::new(Box::new(region), DType::U8), ReduceOp::Sum).unwrap();
+            let mut region = work.wait().unwrap().into_region();
+            assert_eq!(region.bytes().as_mut_ptr() as usize, address);
+            assert!(region.bytes().iter().all(|byte| *byte == 2));
+        });
+        assert_eq!(dropped.load(Ordering::SeqCst), 2);
+    }
+}
