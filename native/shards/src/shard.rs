@@ -1,0 +1,222 @@
+//! A sealed shard: the rows of one partition, immutable, read by any number of ranks at once without a lock.
+//!
+//! A shard is a list of Arrow batches per split. Beside them stand, per column, the batches' buffers in order, so that
+//! gathering shuffled rows is for each row one look-up of its batch and one copy of its bytes, from wherever it lies.
+
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+
+use crate::batch::{self, Element};
+use crate::error::{Error, Result};
+use crate::spec::{Column, Role, Schema, ShardReport, Split, Splits};
+
+/// The rows of one partition, in two splits.
+///
+/// A shard lives as long as somebody holds it, also after its run was released from the store.
+#[derive(Debug)]
+pub struct Shard {
+    schema: Schema,
+    report: ShardReport,
+    tables: Splits<Table>,
+}
+
+impl Shard {
+    /// `report` says where the shard is from; its counts are filled in here.
+    pub(crate) fn new(schema: Schema, report: ShardReport, batches: Splits<Vec<RecordBatch>>) -> Result<Shard> {
+        let tables = Splits {
+            train: Table::new(report.key, &schema, batches.train)?,
+            validation: Table::new(report.key, &schema, batches.validation)?,
+        };
+        let report = ShardReport {
+            rows: tables.train.rows as u64,
+            validation_rows: tables.validation.rows as u64,
+            bytes: tables.train.bytes() + tables.validation.bytes(),
+            ..report
+        };
+        Ok(Shard { schema, report, tables })
+    }
+
+    /// What the shard holds, as [`ShardStore::close`](crate::ShardStore::close) reported it.
+    pub fn report(&self) -> &ShardReport {
+        &self.report
+    }
+
+    /// The columns, in the order of the spec; a column's place here is its index everywhere else.
+    pub fn columns(&self) -> &[Column] {
+        &self.schema.columns
+    }
+
+    /// The columns of a role with their indices, in the order of the spec.
+    pub fn columns_of(&self, role: Role) -> impl Iterator<Item = (usize, &Column)> {
+        self.columns().iter().enumerate().filter(move |(_, column)| column.role == role)
+    }
+
+    /// Index of the column of that role and name.
+    pub fn column_index(&self, role: Role, name: &str) -> Option<usize> {
+        self.columns_of(role).find(|(_, column)| column.name == name).map(|(index, _)| index)
+    }
+
+    /// Rows of a split.
+    pub fn rows(&self, split: Split) -> usize {
+        self.tables.of(split).rows
+    }
+
+    /// The batches of a split in row order: one non-null `FixedSizeList` per column, none of them empty.
+    pub fn batches(&self, split: Split) -> &[RecordBatch] {
+        &self.tables.of(split).batches
+    }
+
+    /// The bytes of one row of a column, `width * dtype.size()` of them, in the machine's byte order.
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`], [`Error::NoRow`].
+    pub fn row(&self, split: Split, column: usize, row: u32) -> Result<&[u8]> {
+        let (table, column, buffers) = self.column(split, column)?;
+        let size = column.row_bytes();
+        let (at, local) = table.find(row);
+        buffers.get(at).and_then(|buffer| row_of(buffer, local, size)).ok_or_else(|| self.no_row(split, row))
+    }
+
+    /// Copies rows of a column into `out`, one after the other, in the order asked for; a row may be asked for twice.
+    ///
+    /// `out` is exactly `rows.len() * width * dtype.size()` bytes. Takes no lock and allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`]. After the last, `out` holds the rows before it.
+    pub fn gather(&self, split: Split, column: usize, rows: &[u32], out: &mut [u8]) -> Result<()> {
+        let (table, column, buffers) = self.column(split, column)?;
+        let size = column.row_bytes();
+        if rows.len().checked_mul(size) != Some(out.len()) {
+            return Err(Error::OutputSize {
+                column: column.name.clone(),
+                rows: rows.len(),
+                row_bytes: size,
+                found: out.len(),
+            });
+        }
+        let copied = match (buffers, table.stride) {
+            // One batch: the row number is the place.
+            ([only], _) => copy_rows(rows, size, out, |row| row_of(only, row as usize, size)),
+            (_, Some(stride)) => copy_rows(rows, size, out, |row| {
+                let (at, local) = divide(row, stride);
+                row_of(buffers.get(at)?, local, size)
+            }),
+            (_, None) => copy_rows(rows, size, out, |row| {
+                let (at, local) = table.find(row);
+                row_of(buffers.get(at)?, local, size)
+            }),
+        };
+        copied.map_err(|row| self.no_row(split, row))
+    }
+
+    /// The values of a column, one slice per batch, row-major and in row order: for one pass over all of them.
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`], [`Error::ValueType`] if the column holds another type.
+    pub fn values<T: Element>(&self, split: Split, column: usize) -> Result<impl Iterator<Item = &[T]>> {
+        let index = column;
+        let (table, column, _) = self.column(split, index)?;
+        let other = || Error::ValueType { column: column.name.clone(), expected: column.dtype, found: T::DTYPE };
+        if column.dtype != T::DTYPE {
+            return Err(other());
+        }
+        let values = table.batches.iter().map(|batch| batch::values::<T>(batch, index).ok_or_else(other));
+        Ok(values.collect::<Result<Vec<_>>>()?.into_iter())
+    }
+
+    fn column(&self, split: Split, column: usize) -> Result<(&Table, &Column, &[Buffer])> {
+        let table = self.tables.of(split);
+        match (self.schema.columns.get(column), table.buffers.get(column)) {
+            (Some(spec), Some(buffers)) => Ok((table, spec, buffers)),
+            _ => Err(Error::NoColumn { column, columns: self.schema.columns.len() }),
+        }
+    }
+
+    fn no_row(&self, split: Split, row: u32) -> Error {
+        Error::NoRow { partition: self.report.partition, split, row, rows: self.rows(split) }
+    }
+}
+
+/// The batches of one split, and where each row is.
+#[derive(Debug)]
+struct Table {
+    batches: Vec<RecordBatch>,
+    /// By column, then by batch. The same memory as in `batches`, one dereference away instead of five.
+    buffers: Vec<Vec<Buffer>>,
+    rows: usize,
+    /// First row of each batch.
+    starts: Vec<u32>,
+    /// Rows of every batch but the last, which has at most as many: then a division finds the batch.
+    stride: Option<u32>,
+}
+
+impl Table {
+    fn new(key: u64, schema: &Schema, batches: Vec<RecordBatch>) -> Result<Table> {
+        let buffers = schema
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| batches.iter().map(|batch| batch::buffer(key, batch, index, column)).collect())
+            .collect::<Result<_>>()?;
+        let mut starts = Vec::with_capacity(batches.len());
+        let mut rows = 0_usize;
+        for batch in &batches {
+            // The store refuses more rows than u32 counts before it maps their memory.
+            starts.push(u32::try_from(rows).unwrap_or(u32::MAX));
+            rows = rows.saturating_add(batch.num_rows());
+        }
+        let stride = stride(&batches);
+        Ok(Table { batches, buffers, rows, starts, stride })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.buffers.iter().flatten().map(|buffer| buffer.len() as u64).sum()
+    }
+
+    /// Batch of a row and its place in it. A row beyond the end gets a place that is not there.
+    fn find(&self, row: u32) -> (usize, usize) {
+        if let Some(stride) = self.stride {
+            return divide(row, stride);
+        }
+        let at = self.starts.partition_point(|start| *start <= row).saturating_sub(1);
+        let start = self.starts.get(at).copied().unwrap_or(0);
+        (at, (row - start) as usize)
+    }
+}
+
+fn stride(batches: &[RecordBatch]) -> Option<u32> {
+    let (last, rest) = batches.split_last()?;
+    let rows = rest.first().unwrap_or(last).num_rows();
+    let even = rest.iter().all(|batch| batch.num_rows() == rows) && last.num_rows() <= rows;
+    u32::try_from(rows).ok().filter(|rows| even && *rows > 0)
+}
+
+#[inline]
+fn divide(row: u32, stride: u32) -> (usize, usize) {
+    let at = row / stride;
+    (at as usize, (row - at * stride) as usize)
+}
+
+/// The one check a row needs: that its bytes are inside the committed ones.
+#[inline]
+fn row_of(buffer: &Buffer, local: usize, size: usize) -> Option<&[u8]> {
+    let start = local.checked_mul(size)?;
+    buffer.as_slice().get(start..start.checked_add(size)?)
+}
+
+/// Copies the rows `find` finds; the number of the first one it does not find is the error.
+#[inline]
+fn copy_rows<'a>(
+    rows: &[u32],
+    size: usize,
+    out: &mut [u8],
+    find: impl Fn(u32) -> Option<&'a [u8]>,
+) -> std::result::Result<(), u32> {
+    for (row, out) in rows.iter().zip(out.chunks_exact_mut(size)) {
+        out.copy_from_slice(find(*row).ok_or(*row)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
