@@ -1,0 +1,376 @@
+#include "shim.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/ScalarOps.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/enum_tag.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace {
+
+thread_local std::string last_error;
+
+// Runs `body`, turning any exception into last_error and `failure`.
+template <typename Result, typename Body> Result guarded(Result failure, Body &&body) noexcept {
+    try {
+        return body();
+    } catch (const c10::Error &error) {
+        last_error = error.what_without_backtrace();
+    } catch (const std::exception &error) {
+        last_error = error.what();
+    } catch (...) {
+        last_error = "an unknown C++ exception";
+    }
+    return failure;
+}
+
+enum class SlotKind { Tensor, Tensors, Int, Ints };
+
+struct Slot {
+    size_t argument;
+    SlotKind kind;
+    std::vector<uint8_t> given; // per element: takes the next tensor or integer
+    std::vector<int64_t> values;
+};
+
+} // namespace
+
+struct KdCall {
+    c10::OperatorHandle op;
+    std::vector<c10::IValue> constants;
+    std::vector<uint8_t> set;
+    std::vector<Slot> slots;
+    bool complete = false;
+    torch::jit::Stack stack;
+
+    explicit KdCall(c10::OperatorHandle handle) : op(std::move(handle)) {
+        for (const auto &argument : op.schema().arguments()) {
+            constants.push_back(argument.default_value().value_or(c10::IValue()));
+            set.push_back(argument.default_value().has_value());
+        }
+    }
+
+    size_t index_of(const char *name) {
+        auto index = op.schema().argumentIndexWithName(name);
+        TORCH_CHECK(index.has_value(), "operator ", op.schema().name(), " has no argument named ", name);
+        set[*index] = true;
+        return static_cast<size_t>(*index);
+    }
+
+    // The argument's type without an Optional around it.
+    c10::TypePtr type_of(size_t index) const {
+        auto type = op.schema().arguments()[index].type();
+        if (auto optional = type->cast<c10::OptionalType>()) {
+            type = optional->getElementType();
+        }
+        return type;
+    }
+
+    // A number where the schema wants a tensor is a "wrapped number": it takes part in type promotion as Python's do.
+    c10::IValue number(size_t index, const c10::Scalar &value) const {
+        auto type = type_of(index);
+        switch (type->kind()) {
+        case c10::TypeKind::TensorType: {
+            auto tensor = c10::scalar_to_tensor(value);
+            tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
+            return tensor;
+        }
+        case c10::TypeKind::FloatType:
+            return value.toDouble();
+        case c10::TypeKind::ListType: // int[2]? given as one number: torch expands it
+            if (value.isIntegral(false)) {
+                auto length = op.schema().arguments()[index].N().value_or(1);
+                return c10::List<int64_t>(std::vector<int64_t>(length, value.toLong()));
+            }
+            TORCH_CHECK(false, "argument ", op.schema().arguments()[index].name(), " wants a list");
+        default:
+            return c10::IValue(value);
+        }
+    }
+
+    c10::IValue tensors(size_t index, std::vector<std::optional<at::Tensor>> &&elements) const {
+        auto list = type_of(index)->cast<c10::ListType>();
+        TORCH_CHECK(list, "argument ", op.schema().arguments()[index].name(), " takes no list of tensors");
+        if (list->getElementType()->kind() == c10::TypeKind::OptionalType) {
+            c10::List<std::optional<at::Tensor>> result;
+            result.reserve(elements.size());
+            for (auto &element : elements) {
+                result.push_back(std::move(element));
+            }
+            return result;
+        }
+        c10::List<at::Tensor> result;
+        result.reserve(elements.size());
+        for (auto &element : elements) {
+            TORCH_CHECK(element.has_value(), "argument ", op.schema().arguments()[index].name(), " takes no None");
+            result.push_back(std::move(*element));
+        }
+        return result;
+    }
+};
+
+struct KdGenerator {
+    at::mt19937 engine;
+    std::optional<float> next_float_normal;
+    std::optional<double> next_double_normal;
+};
+
+namespace {
+
+// Operators draw from the one default generator of the process. Ranks that share the process take turns: each puts its
+// own engine in, runs, and takes it out again. Only random operators pay for it.
+std::mutex default_generator_turn;
+
+void exchange(at::CPUGeneratorImpl *impl, KdGenerator &generator) {
+    std::lock_guard<std::mutex> guard(impl->mutex_);
+    auto engine = impl->engine();
+    auto next_float = impl->next_float_normal_sample();
+    auto next_double = impl->next_double_normal_sample();
+    impl->set_engine(generator.engine);
+    impl->set_next_float_normal_sample(generator.next_float_normal);
+    impl->set_next_double_normal_sample(generator.next_double_normal);
+    generator = KdGenerator{engine, next_float, next_double};
+}
+
+// Holds the turn with the rank's generator in place.
+struct Turn {
+    std::lock_guard<std::mutex> turn{default_generator_turn};
+    at::CPUGeneratorImpl *impl;
+    KdGenerator &generator;
+
+    explicit Turn(KdGenerator &own)
+        : impl(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())), generator(own) {
+        exchange(impl, generator);
+    }
+    ~Turn() { exchange(impl, generator); }
+};
+
+struct AccumulatedHook : torch::autograd::PostAccumulateGradHook {
+    void (*hook)(void *, size_t);
+    void *context;
+    size_t index;
+
+    AccumulatedHook(void (*h)(void *, size_t), void *c, size_t i) : hook(h), context(c), index(i) {}
+    void operator()(const torch::autograd::Variable &) override { hook(context, index); }
+};
+
+} // namespace
+
+extern "C" {
+
+const char *kd_last_error() { return last_error.c_str(); }
+const char *kd_torch_version() { return TORCH_VERSION; }
+
+KdCall *kd_call_new(const char *name, const char *overload) {
+    return guarded<KdCall *>(nullptr, [&] {
+        return new KdCall(c10::Dispatcher::singleton().findSchemaOrThrow(name, overload));
+    });
+}
+void kd_call_free(KdCall *call) { delete call; }
+bool kd_call_is_random(const KdCall *call) { return call->op.hasTag(at::Tag::nondeterministic_seeded); }
+
+bool kd_call_set_none(KdCall *call, const char *argument) {
+    return guarded(false, [&] {
+        call->constants[call->index_of(argument)] = c10::IValue();
+        return true;
+    });
+}
+bool kd_call_set_int(KdCall *call, const char *argument, int64_t value) {
+    return guarded(false, [&] {
+        auto index = call->index_of(argument);
+        call->constants[index] = call->number(index, value);
+        return true;
+    });
+}
+bool kd_call_set_float(KdCall *call, const char *argument, double value) {
+    return guarded(false, [&] {
+        auto index = call->index_of(argument);
+        call->constants[index] = call->number(index, value);
+        return true;
+    });
+}
+bool kd_call_set_bool(KdCall *call, const char *argument, bool value) {
+    return guarded(false, [&] {
+        auto index = call->index_of(argument);
+        call->constants[index] = call->type_of(index)->kind() == c10::TypeKind::BoolType ? c10::IValue(value)
+                                                                                       : call->number(index, value);
+        return true;
+    });
+}
+bool kd_call_set_string(KdCall *call, const char *argument, const char *value) {
+    return guarded(false, [&] {
+        call->constants[call->index_of(argument)] = c10::IValue(std::string(value));
+        return true;
+    });
+}
+bool kd_call_set_floats(KdCall *call, const char *argument, const double *values, size_t count) {
+    return guarded(false, [&] {
+        call->constants[call->index_of(argument)] = c10::List<double>(std::vector<double>(values, values + count));
+        return true;
+    });
+}
+bool kd_call_set_bools(KdCall *call, const char *argument, const bool *values, size_t count) {
+    return guarded(false, [&] {
+        c10::List<bool> list;
+        for (size_t i = 0; i < count; ++i) {
+            list.push_back(values[i]);
+        }
+        call->constants[call->index_of(argument)] = std::move(list);
+        return true;
+    });
+}
+bool kd_call_set_enum(KdCall *call, const char *argument, int64_t value) {
+    return guarded(false, [&] {
+        call->constants[call->index_of(argument)] = c10::IValue(value);
+        return true;
+    });
+}
+bool kd_call_set_device(KdCall *call, const char *argument, const char *device) {
+    return guarded(false, [&] {
+        call->constants[call->index_of(argument)] = c10::IValue(c10::Device(std::string(device)));
+        return true;
+    });
+}
+
+bool kd_call_bind_tensor(KdCall *call, const char *argument) {
+    return guarded(false, [&] {
+        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Tensor, {}, {}});
+        return true;
+    });
+}
+bool kd_call_bind_tensors(KdCall *call, const char *argument, const bool *present, size_t count) {
+    return guarded(false, [&] {
+        call->slots.push_back(
+            Slot{call->index_of(argument), SlotKind::Tensors, std::vector<uint8_t>(present, present + count), {}});
+        return true;
+    });
+}
+bool kd_call_bind_int(KdCall *call, const char *argument) {
+    return guarded(false, [&] {
+        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Int, {}, {}});
+        return true;
+    });
+}
+bool kd_call_bind_ints(KdCall *call, const char *argument, const int64_t *values, const bool *variable, size_t count) {
+    return guarded(false, [&] {
+        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Ints,
+                                   std::vector<uint8_t>(variable, variable + count),
+                                   std::vector<int64_t>(values, values + count)});
+        return true;
+    });
+}
+
+bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const int64_t *integers, size_t integer_count,
+                 KdGenerator *generator) {
+    return guarded(false, [&] {
+        if (!call->complete) {
+            for (size_t i = 0; i < call->set.size(); ++i) {
+                TORCH_CHECK(call->set[i], "operator ", call->op.schema().name(), " lacks its argument ",
+                            call->op.schema().arguments()[i].name());
+            }
+            call->complete = true;
+        }
+        size_t tensor = 0, integer = 0;
+        auto next_tensor = [&]() -> const at::Tensor & {
+            TORCH_CHECK(tensor < tensor_count, "too few tensors");
+            return *tensors[tensor++];
+        };
+        auto next_integer = [&] {
+            TORCH_CHECK(integer < integer_count, "too few integers");
+            return integers[integer++];
+        };
+        auto &stack = call->stack;
+        stack.assign(call->constants.begin(), call->constants.end());
+        for (const auto &slot : call->slots) {
+            switch (slot.kind) {
+            case SlotKind::Tensor:
+                stack[slot.argument] = next_tensor();
+                break;
+            case SlotKind::Tensors: {
+                std::vector<std::optional<at::Tensor>> elements;
+                elements.reserve(slot.given.size());
+                for (auto given : slot.given) {
+                    elements.push_back(given ? std::optional<at::Tensor>(next_tensor()) : std::nullopt);
+                }
+                stack[slot.argument] = call->tensors(slot.argument, std::move(elements));
+                break;
+            }
+            case SlotKind::Int:
+                stack[slot.argument] = call->number(slot.argument, next_integer());
+                break;
+            case SlotKind::Ints: {
+                auto values = slot.values;
+                for (size_t i = 0; i < values.size(); ++i) {
+                    if (slot.given[i]) {
+                        values[i] = next_integer();
+                    }
+                }
+                stack[slot.argument] = c10::List<int64_t>(std::move(values));
+                break;
+            }
+            }
+        }
+        TORCH_CHECK(tensor == tensor_count && integer == integer_count, "more values than the operator takes");
+        if (generator != nullptr) {
+            Turn turn(*generator);
+            call->op.callBoxed(stack);
+        } else {
+            call->op.callBoxed(stack);
+        }
+        return true;
+    });
+}
+
+at::Tensor *kd_call_take_tensor(KdCall *call, size_t index) {
+    return guarded<at::Tensor *>(nullptr, [&] { return new at::Tensor(std::move(call->stack.at(index)).toTensor()); });
+}
+bool kd_call_list_length(KdCall *call, size_t index, size_t *length) {
+    return guarded(false, [&] {
+        *length = call->stack.at(index).toTensorList().size();
+        return true;
+    });
+}
+at::Tensor *kd_call_take_list_tensor(KdCall *call, size_t index, size_t element) {
+    return guarded<at::Tensor *>(nullptr,
+                                 [&] { return new at::Tensor(call->stack.at(index).toTensorList().get(element)); });
+}
+bool kd_call_take_int(KdCall *call, size_t index, int64_t *value) {
+    return guarded(false, [&] {
+        *value = call->stack.at(index).toScalar().toLong();
+        return true;
+    });
+}
+void kd_call_clear(KdCall *call) { call->stack.clear(); }
+
+KdGenerator *kd_generator_new(uint64_t seed) {
+    return guarded<KdGenerator *>(nullptr, [&] { return new KdGenerator{at::mt19937(seed), {}, {}}; });
+}
+void kd_generator_free(KdGenerator *generator) { delete generator; }
+
+bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad) {
+    return guarded(false, [&] {
+        parameter->mutable_grad() = *grad;
+        return true;
+    });
+}
+bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *, size_t), void *context, size_t index) {
+    return guarded(false, [&] {
+        torch::autograd::impl::set_post_acc_grad_hooks(*parameter,
+                                                       std::make_unique<AccumulatedHook>(hook, context, index));
+        return true;
+    });
+}
+bool kd_clear_hook(const at::Tensor *parameter) {
+    return guarded(false, [&] {
+        torch::autograd::impl::set_post_acc_grad_hooks(*parameter, nullptr);
+        return true;
+    });
+}
+}

@@ -1,0 +1,69 @@
+// What tch 0.24 lacks of libtorch, as a C interface. Rust's half is src/shim.rs, which states who upholds what.
+//
+// Every function that can fail returns false or a null pointer and leaves one sentence in kd_last_error() of the
+// calling thread; no C++ exception and no Rust panic crosses this border. Tensors are `at::Tensor *` as tch holds them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+extern "C" {
+struct KdCall;
+struct KdGenerator;
+
+// The sentence of the last failure on this thread; valid until the next failing call.
+const char *kd_last_error();
+// libtorch's own version, "2.11.0".
+const char *kd_torch_version();
+
+// A call of one operator: its constant arguments are set once, its variable ones are bound to slots, and it is run many
+// times. Not thread safe. Arguments left alone take the schema's default; running without one that has none fails.
+KdCall *kd_call_new(const char *name, const char *overload);
+void kd_call_free(KdCall *call);
+// Whether the operator draws from the process's default generator.
+bool kd_call_is_random(const KdCall *call);
+
+bool kd_call_set_none(KdCall *call, const char *argument);
+bool kd_call_set_int(KdCall *call, const char *argument, int64_t value);
+bool kd_call_set_float(KdCall *call, const char *argument, double value);
+bool kd_call_set_bool(KdCall *call, const char *argument, bool value);
+bool kd_call_set_string(KdCall *call, const char *argument, const char *value);
+bool kd_call_set_floats(KdCall *call, const char *argument, const double *values, size_t count);
+bool kd_call_set_bools(KdCall *call, const char *argument, const bool *values, size_t count);
+// `value` counts as c10::ScalarType, c10::Layout and c10::MemoryFormat do.
+bool kd_call_set_enum(KdCall *call, const char *argument, int64_t value);
+bool kd_call_set_device(KdCall *call, const char *argument, const char *device);
+
+// Binds an argument to the next tensor(s) or integer(s) given to kd_call_run, in the order of the bind calls.
+bool kd_call_bind_tensor(KdCall *call, const char *argument);
+// A list of tensors; `present[i]` false stands for None and takes no tensor.
+bool kd_call_bind_tensors(KdCall *call, const char *argument, const bool *present, size_t count);
+bool kd_call_bind_int(KdCall *call, const char *argument);
+// `variable[i]` true takes the next integer, false takes values[i].
+bool kd_call_bind_ints(KdCall *call, const char *argument, const int64_t *values, const bool *variable, size_t count);
+
+// Runs the operator. With a generator, random draws come from it instead of the process's default one.
+bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const int64_t *integers, size_t integer_count,
+                 KdGenerator *generator);
+// The results of the last run, taken in order: a tensor that the caller owns; a list's length and then its tensors; an int.
+at::Tensor *kd_call_take_tensor(KdCall *call, size_t index);
+bool kd_call_list_length(KdCall *call, size_t index, size_t *length);
+at::Tensor *kd_call_take_list_tensor(KdCall *call, size_t index, size_t element);
+bool kd_call_take_int(KdCall *call, size_t index, int64_t *value);
+// Drops what is left of the last run.
+void kd_call_clear(KdCall *call);
+
+// A CPU generator of its own: torch.Generator().manual_seed(seed).
+KdGenerator *kd_generator_new(uint64_t seed);
+void kd_generator_free(KdGenerator *generator);
+
+// Makes `grad` the accumulator of `parameter`: backward adds into it in place.
+bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad);
+// Calls hook(context, index) each time backward has accumulated into `parameter`. The hook must not unwind.
+bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *context, size_t index), void *context, size_t index);
+// Removes that hook.
+bool kd_clear_hook(const at::Tensor *parameter);
+}

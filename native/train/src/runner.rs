@@ -1,0 +1,515 @@
+//! Runs a program op by op through libtorch's dispatcher, with autograd where gradients are on.
+//!
+//! A program is compiled once: each node becomes a [`Call`] whose constant arguments are set and whose variable ones
+//! are bound to values. Running it walks the nodes in order; a value is dropped after its last use, so that what
+//! autograd does not need is freed as early as Python frees it.
+
+use kindling_program::{
+    Arg, DType, Dim, Layout, MemoryFormat, Node, Output, Program, ScalarOp, SymInt, Target, ValueId,
+};
+use tch::Tensor;
+
+use crate::error::{Doing, Error, Result, Torch};
+use crate::shim::{Call, Constant, Generator};
+use crate::tensors;
+
+/// The tensors that a program's parameters, buffers and constants stand for. Training and evaluation share them.
+pub(crate) struct State {
+    pub(crate) parameters: Vec<Tensor>,
+    pub(crate) buffers: Vec<Tensor>,
+    pub(crate) constants: Vec<Tensor>,
+}
+
+impl State {
+    /// Takes parameters as given and makes the rest from the program.
+    pub(crate) fn new(program: &Program, parameters: Vec<Tensor>) -> Result<State> {
+        let buffers = program.buffers.iter().map(|buffer| tensors::from_data(&buffer.tensor)).collect::<Result<_>>()?;
+        let constants =
+            program.constants.iter().map(|constant| tensors::from_data(&constant.tensor)).collect::<Result<_>>()?;
+        Ok(State { parameters, buffers, constants })
+    }
+}
+
+/// A compiled program.
+pub(crate) struct Runner {
+    steps: Vec<Step>,
+    inputs: Vec<Input>,
+    outputs: Vec<ValueId>,
+    slots: Vec<Slot>,
+    /// Values that stay from run to run: parameters, buffers and constants.
+    fixed: Vec<(ValueId, Tensor)>,
+    generator: Generator,
+}
+
+struct Input {
+    value: ValueId,
+    name: String,
+    dims: Vec<Dim>,
+    /// Largest sizes that the export allows, by symbol.
+    most: Vec<(String, i64)>,
+}
+
+struct Step {
+    node: String,
+    op: String,
+    work: Work,
+    /// Values that no later node reads.
+    last_uses: Vec<ValueId>,
+}
+
+enum Work {
+    Call {
+        call: Call,
+        tensors: Vec<ValueId>,
+        integers: Vec<ValueId>,
+        outputs: Vec<Output>,
+        random: bool,
+        guard: Guard,
+    },
+    Scalar {
+        op: ScalarOp,
+        arguments: Vec<SymInt>,
+        output: ValueId,
+    },
+    /// `aten.sym_size.int`: the size of a tensor's dimension.
+    Size {
+        tensor: ValueId,
+        dim: i64,
+        output: ValueId,
+    },
+}
+
+/// What Python checks before it calls an operator, and the exported graph no longer does.
+enum Guard {
+    None,
+    /// Batch norm over a single value per channel would write NaN into the running variance.
+    BatchNorm {
+        input: ValueId,
+    },
+}
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Tensor(Tensor),
+    Int(i64),
+}
+
+impl Runner {
+    /// Compiles `program` over `state`. `seed` starts the generator that its random operators draw from.
+    pub(crate) fn new(program: &Program, state: &State, seed: u64) -> Result<Runner> {
+        let ids = program.parameters.iter().map(|parameter| parameter.value);
+        let ids = ids.chain(program.buffers.iter().map(|buffer| buffer.value));
+        let ids = ids.chain(program.constants.iter().map(|constant| constant.value));
+        let held = state.parameters.iter().chain(&state.buffers).chain(&state.constants).map(Tensor::shallow_clone);
+        let mut steps = program.nodes.iter().map(compile).collect::<Result<Vec<_>>>()?;
+        mark_last_uses(program, &mut steps);
+        let input = |input: &kindling_program::Input| Input {
+            value: input.value,
+            name: input.name.clone(),
+            dims: input.shape.clone(),
+            most: program.ranges.iter().filter_map(|(name, range)| Some((name.clone(), range.max?))).collect(),
+        };
+        Ok(Runner {
+            steps,
+            inputs: program.inputs.iter().map(input).collect(),
+            outputs: program.outputs.clone(),
+            slots: program.values.iter().map(|_| Slot::Empty).collect(),
+            fixed: ids.zip(held).collect(),
+            generator: Generator::new(seed).doing("making a random generator")?,
+        })
+    }
+
+    /// Runs the program on one batch and returns its outputs.
+    pub(crate) fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let outputs = self.run_nodes(inputs);
+        // Free activations (and the graph behind them, if nobody else holds it) whether or not the run succeeded.
+        self.slots.fill_with(Slot::default);
+        outputs
+    }
+
+    fn run_nodes(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::Config(format!("the program takes {} inputs, not {}", self.inputs.len(), inputs.len())));
+        }
+        for (input, tensor) in self.inputs.iter().zip(inputs) {
+            check_shape(input, tensor)?;
+            put(&mut self.slots, input.value, Slot::Tensor(tensor.shallow_clone()))?;
+        }
+        for (value, tensor) in &self.fixed {
+            put(&mut self.slots, *value, Slot::Tensor(tensor.shallow_clone()))?;
+        }
+        for step in &mut self.steps {
+            step.run(&mut self.slots, &mut self.generator)?;
+        }
+        self.outputs.iter().map(|&value| tensor_at(&self.slots, value).map(Tensor::shallow_clone)).collect()
+    }
+}
+
+fn check_shape(input: &Input, tensor: &Tensor) -> Result<()> {
+    let sizes = tensor.size();
+    let fits = |(size, dim): (&i64, &Dim)| match dim {
+        Dim::Static(expected) => size == expected,
+        Dim::Symbolic { name } => !input.most.iter().any(|(symbol, most)| symbol == name && size > most),
+    };
+    if sizes.len() == input.dims.len() && sizes.iter().zip(&input.dims).all(fits) {
+        return Ok(());
+    }
+    let wanted = |dim: &Dim| match dim {
+        Dim::Static(size) => size.to_string(),
+        Dim::Symbolic { name } => match input.most.iter().find(|(symbol, _)| symbol == name) {
+            Some((_, most)) => format!("at most {most}"),
+            None => "any".to_owned(),
+        },
+    };
+    let wanted: Vec<String> = input.dims.iter().map(wanted).collect();
+    Err(Error::Config(format!("input {} has shape {sizes:?}; the program takes [{}]", input.name, wanted.join(", "))))
+}
+
+fn put(slots: &mut [Slot], value: ValueId, content: Slot) -> Result<()> {
+    match slots.get_mut(value.index()) {
+        Some(slot) => {
+            *slot = content;
+            Ok(())
+        }
+        None => Err(Error::Config(format!("the program names value {} and has none", value.index()))),
+    }
+}
+
+fn tensor_at(slots: &[Slot], value: ValueId) -> Result<&Tensor> {
+    match slots.get(value.index()) {
+        Some(Slot::Tensor(tensor)) => Ok(tensor),
+        _ => Err(Error::Config(format!("the program reads value {} as a tensor before a node made it", value.index()))),
+    }
+}
+
+fn int_at(slots: &[Slot], value: ValueId) -> Result<i64> {
+    match slots.get(value.index()) {
+        Some(Slot::Int(int)) => Ok(*int),
+        // A sym_int made by `aten.item` and its kind arrives as a tensor of one element.
+        Some(Slot::Tensor(tensor)) => tensor.f_int64_value(&[]).doing("reading an integer"),
+        _ => {
+            Err(Error::Config(format!("the program reads value {} as an integer before a node made it", value.index())))
+        }
+    }
+}
+
+impl Step {
+    fn run(&mut self, slots: &mut [Slot], generator: &mut Generator) -> Result<()> {
+        match &mut self.work {
+            Work::Size { tensor, dim, output } => {
+                let sizes = tensor_at(slots, *tensor)?.size();
+                let index = if *dim < 0 { *dim + sizes.len() as i64 } else { *dim };
+                let size = usize::try_from(index).ok().and_then(|index| sizes.get(index).copied());
+                let size = size.ok_or_else(|| Error::Config(format!("node {} asks for dimension {dim}", self.node)))?;
+                put(slots, *output, Slot::Int(size))?;
+            }
+            Work::Scalar { op, arguments, output } => {
+                let values = arguments.iter().map(|argument| match argument {
+                    SymInt::Value(value) => int_at(slots, *value),
+                    SymInt::Const(value) => Ok(*value),
+                });
+                let result = op.apply(&values.collect::<Result<Vec<_>>>()?)?;
+                put(slots, *output, Slot::Int(result))?;
+            }
+            Work::Call { call, tensors, integers, outputs, random, guard } => {
+                if let Guard::BatchNorm { input } = guard {
+                    check_batch_norm(&self.node, tensor_at(slots, *input)?)?;
+                }
+                let given = tensors.iter().map(|&value| tensor_at(slots, value)).collect::<Result<Vec<_>>>()?;
+                let ints = integers.iter().map(|&value| int_at(slots, value)).collect::<Result<Vec<_>>>()?;
+                let failed = |source: Torch| Error::Node { node: self.node.clone(), op: self.op.clone(), source };
+                let mut results = call.run(&given, &ints, random.then_some(generator)).map_err(failed)?;
+                for (index, output) in outputs.iter().enumerate() {
+                    match output {
+                        Output::Tensor(value) => {
+                            put(slots, *value, Slot::Tensor(results.tensor(index).map_err(failed)?))?
+                        }
+                        Output::Tensors(values) => {
+                            let list = results.tensors(index).map_err(failed)?;
+                            if list.len() != values.len() {
+                                return Err(Error::Config(format!(
+                                    "node {} ({}) returned {} tensors where the program expects {}",
+                                    self.node,
+                                    self.op,
+                                    list.len(),
+                                    values.len()
+                                )));
+                            }
+                            for (value, tensor) in values.iter().zip(list) {
+                                put(slots, *value, Slot::Tensor(tensor))?;
+                            }
+                        }
+                        Output::Int(value) => put(slots, *value, Slot::Int(results.int(index).map_err(failed)?))?,
+                        Output::None => {}
+                    }
+                }
+            }
+        }
+        for value in &self.last_uses {
+            put(slots, *value, Slot::Empty)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_batch_norm(node: &str, input: &Tensor) -> Result<()> {
+    let channels = input.size().get(1).copied().unwrap_or(1).max(1);
+    if input.numel() as i64 / channels > 1 {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "batch norm (node {node}) needs more than one value per channel in training and this rank's share of the batch \
+         has shape {:?}; choose batchSize so that every rank has at least 2 rows in every batch, the last one included",
+        input.size()
+    )))
+}
+
+/// Turns a node into work. Arguments that name values are bound in the order in which they stand in the node.
+fn compile(node: &Node) -> Result<Step> {
+    let (op, work) = match &node.target {
+        Target::Scalar(op) => (op.name().to_owned(), compile_scalar(*op, node)?),
+        Target::Aten { name, overload } => {
+            let op = if overload.is_empty() { name.clone() } else { format!("{name}.{overload}") };
+            let work = match size_of_dimension(name, node) {
+                Some(work) => work,
+                None => compile_call(name, overload, &op, node)?,
+            };
+            (op, work)
+        }
+    };
+    Ok(Step { node: node.name.clone(), op, work, last_uses: Vec::new() })
+}
+
+fn compile_scalar(op: ScalarOp, node: &Node) -> Result<Work> {
+    let argument = |(name, argument): &(String, Arg)| match argument {
+        Arg::Int(value) => Ok(SymInt::Const(*value)),
+        Arg::SymInt(value) => Ok(*value),
+        other => {
+            Err(Error::Config(format!("node {}: {name} of {} is {other:?}, not an integer", node.name, op.name())))
+        }
+    };
+    let arguments = node.args.iter().map(argument).collect::<Result<_>>()?;
+    match node.outputs.as_slice() {
+        [Output::Int(output)] => Ok(Work::Scalar { op, arguments, output: *output }),
+        other => Err(Error::Config(format!("node {}: {} yields one integer, not {other:?}", node.name, op.name()))),
+    }
+}
+
+fn compile_call(name: &str, overload: &str, op: &str, node: &Node) -> Result<Work> {
+    let failed = |source: Torch| Error::Node { node: node.name.clone(), op: op.to_owned(), source };
+    let mut call = Call::new(name, overload).map_err(failed)?;
+    let (mut tensors, mut integers) = (Vec::new(), Vec::new());
+    for (argument, value) in &node.args {
+        bind(&mut call, argument, value, &mut tensors, &mut integers).map_err(failed)?;
+    }
+    let training = is_true(node, "training") || is_true(node, "train");
+    let guard = match (name, node.arg("input")) {
+        (
+            "aten::batch_norm" | "aten::native_batch_norm" | "aten::_native_batch_norm_legit",
+            Some(&Arg::Tensor(input)),
+        ) if training => Guard::BatchNorm { input },
+        _ => Guard::None,
+    };
+    let random = call.is_random() && draws(node);
+    Ok(Work::Call { call, tensors, integers, outputs: node.outputs.clone(), random, guard })
+}
+
+fn is_true(node: &Node, name: &str) -> bool {
+    matches!(node.arg(name), Some(Arg::Bool(true)))
+}
+
+/// Whether an operator that can draw random numbers does here: dropout in evaluation or at rate 0 does not, and need
+/// not wait for its turn at the generator.
+fn draws(node: &Node) -> bool {
+    let zero = |name| matches!(node.arg(name), Some(Arg::Float(rate)) if *rate == 0.0);
+    let off = matches!(node.arg("train"), Some(Arg::Bool(false)));
+    match node.aten() {
+        Some("aten::scaled_dot_product_attention") => node.arg("dropout_p").is_some() && !zero("dropout_p"),
+        Some("aten::lstm" | "aten::gru" | "aten::rnn_tanh" | "aten::rnn_relu") => !off && !zero("dropout"),
+        Some(_) => !(off || node.arg("train").is_some() && zero("p")),
+        None => false,
+    }
+}
+
+fn size_of_dimension(name: &str, node: &Node) -> Option<Work> {
+    match (name, node.args.as_slice(), node.outputs.as_slice()) {
+        ("aten::sym_size", [(_, Arg::Tensor(tensor)), (_, Arg::Int(dim))], [Output::Int(output)]) => {
+            Some(Work::Size { tensor: *tensor, dim: *dim, output: *output })
+        }
+        _ => None,
+    }
+}
+
+fn bind(
+    call: &mut Call,
+    name: &str,
+    value: &Arg,
+    tensors: &mut Vec<ValueId>,
+    integers: &mut Vec<ValueId>,
+) -> std::result::Result<(), Torch> {
+    match value {
+        Arg::Tensor(value) => {
+            tensors.push(*value);
+            call.bind_tensor(name)
+        }
+        Arg::Tensors(values) => {
+            tensors.extend(values);
+            call.bind_tensors(name, &vec![true; values.len()])
+        }
+        Arg::OptionalTensors(values) => {
+            tensors.extend(values.iter().flatten());
+            call.bind_tensors(name, &values.iter().map(Option::is_some).collect::<Vec<_>>())
+        }
+        Arg::SymInt(SymInt::Value(value)) => {
+            integers.push(*value);
+            call.bind_int(name)
+        }
+        Arg::SymInt(SymInt::Const(value)) | Arg::Int(value) => call.set(name, Constant::Int(*value)),
+        Arg::SymInts(values) => {
+            let constants: Vec<Option<i64>> = values
+                .iter()
+                .map(|value| match value {
+                    SymInt::Value(value) => {
+                        integers.push(*value);
+                        None
+                    }
+                    SymInt::Const(value) => Some(*value),
+                })
+                .collect();
+            call.bind_ints(name, &constants)
+        }
+        Arg::Ints(values) => call.bind_ints(name, &values.iter().copied().map(Some).collect::<Vec<_>>()),
+        Arg::Float(value) => call.set(name, Constant::Float(*value)),
+        Arg::Floats(values) => call.set(name, Constant::Floats(values)),
+        Arg::Bool(value) => call.set(name, Constant::Bool(*value)),
+        Arg::Bools(values) => call.set(name, Constant::Bools(values)),
+        Arg::None => call.set(name, Constant::None),
+        Arg::Str(value) => call.set(name, Constant::Str(value)),
+        Arg::Dtype(dtype) => call.set(name, Constant::Enum(scalar_type(*dtype))),
+        Arg::Layout(Layout::Strided) => call.set(name, Constant::Enum(0)),
+        Arg::MemoryFormat(format) => call.set(name, Constant::Enum(memory_format(*format))),
+        // The archive names the device of the export; a run has its own.
+        Arg::Device(_) => call.set(name, Constant::Device("cpu")),
+    }
+}
+
+/// `c10::ScalarType`.
+fn scalar_type(dtype: DType) -> i64 {
+    match dtype {
+        DType::UInt8 => 0,
+        DType::Int8 => 1,
+        DType::Int16 => 2,
+        DType::Int32 => 3,
+        DType::Int64 => 4,
+        DType::Float16 => 5,
+        DType::Float32 => 6,
+        DType::Float64 => 7,
+        DType::Bool => 11,
+        DType::BFloat16 => 15,
+    }
+}
+
+/// `c10::MemoryFormat`.
+fn memory_format(format: MemoryFormat) -> i64 {
+    match format {
+        MemoryFormat::Contiguous => 0,
+        MemoryFormat::Preserve => 1,
+        MemoryFormat::ChannelsLast => 2,
+        MemoryFormat::ChannelsLast3d => 3,
+    }
+}
+
+fn mark_last_uses(program: &Program, steps: &mut [Step]) {
+    let mut kept = vec![false; program.values.len()];
+    let mut keep = |value: ValueId| {
+        if let Some(slot) = kept.get_mut(value.index()) {
+            *slot = true;
+        }
+    };
+    program.outputs.iter().copied().for_each(&mut keep);
+    // Walk backwards: the first node met that reads a value is the last to use it; made and never read is dropped at once.
+    for (step, node) in steps.iter_mut().zip(&program.nodes).rev() {
+        let made = node.outputs.iter().flat_map(|output| output.values().iter().copied());
+        for value in node.args.iter().flat_map(|(_, argument)| reads(argument)).chain(made) {
+            if let Some(slot) = kept.get_mut(value.index())
+                && !std::mem::replace(slot, true)
+            {
+                step.last_uses.push(value);
+            }
+        }
+    }
+}
+
+fn reads(argument: &Arg) -> Vec<ValueId> {
+    let symbolic = |value: &SymInt| match value {
+        SymInt::Value(value) => Some(*value),
+        SymInt::Const(_) => None,
+    };
+    match argument {
+        Arg::Tensor(value) => vec![*value],
+        Arg::Tensors(values) => values.clone(),
+        Arg::OptionalTensors(values) => values.iter().flatten().copied().collect(),
+        Arg::SymInt(value) => symbolic(value).into_iter().collect(),
+        Arg::SymInts(values) => values.iter().filter_map(symbolic).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn runner(layers: &str, seed: u64) -> Runner {
+        let text = format!(r#"{{"inputShape":[4],"seed":1,"layers":[{layers}]}}"#);
+        let program = Program::read(text.into_bytes()).unwrap();
+        let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap()).collect();
+        Runner::new(&program, &State::new(&program, parameters).unwrap(), seed).unwrap()
+    }
+
+    fn ones(rows: i64) -> Tensor {
+        Tensor::ones([rows, 4], (Kind::Float, Device::Cpu))
+    }
+
+    #[test]
+    fn random_operators_draw_from_the_runners_own_generator() {
+        let dropout = r#"{"type":"dropout","rate":0.5}"#;
+        let draw = |runner: &mut Runner| {
+            Vec::<f32>::try_from(runner.run(&[ones(8)]).unwrap().remove(0).reshape([-1])).unwrap()
+        };
+        let (mut one, mut same, mut other) = (runner(dropout, 5), runner(dropout, 5), runner(dropout, 6));
+        let first = draw(&mut one);
+        // What others draw from the process's generator, or from theirs, makes no difference.
+        tch::manual_seed(99);
+        let _ = Tensor::rand([100], (Kind::Float, Device::Cpu));
+        assert_ne!(draw(&mut other), first);
+        assert_eq!(draw(&mut same), first);
+        assert_ne!(draw(&mut one), first, "the stream goes on");
+    }
+
+    #[test]
+    fn the_process_generator_is_left_as_it_was() {
+        tch::manual_seed(7);
+        let expected = Vec::<f32>::try_from(Tensor::rand([4], (Kind::Float, Device::Cpu))).unwrap();
+        tch::manual_seed(7);
+        runner(r#"{"type":"dropout","rate":0.5}"#, 1).run(&[ones(8)]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(Tensor::rand([4], (Kind::Float, Device::Cpu))).unwrap(), expected);
+    }
+
+    #[test]
+    fn batch_norm_over_one_row_is_refused_and_two_rows_are_not() {
+        let mut runner = runner(r#"{"type":"batchNorm"}"#, 0);
+        let error = runner.run(&[ones(1)]).unwrap_err().to_string();
+        assert!(error.contains("batch norm") && error.contains("batchSize"), "{error}");
+        assert!(runner.run(&[ones(2)]).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_shape_names_the_input() {
+        let error =
+            runner(r#"{"type":"relu"}"#, 0).run(&[Tensor::ones([2, 5], (Kind::Float, Device::Cpu))]).unwrap_err();
+        assert!(error.to_string().contains("[2, 5]") && error.to_string().contains("[any, 4]"), "{error}");
+    }
+}

@@ -1,0 +1,235 @@
+//! A session: one rank of one attempt at a run, from its configuration to its trained weights.
+//!
+//! States: *opened* (program checked, parameters laid out, listening for peers) → *connected* (the group of ranks
+//! stands) → *fitting* → *trained* or *failed*. `fit` runs on the caller's thread. `abort` may come from any thread at
+//! any time, wakes whatever the session waits for, and is final. Dropping a session leaves the group.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kindling_collective::{self as collective, Aborter, Communicator, Endpoint, Listener, Secret};
+use kindling_program::Program;
+use kindling_shards::ShardStore;
+use serde::Deserialize;
+
+use crate::data::RankData;
+use crate::error::{Error, Result};
+use crate::fit::{self, Event, FitReport, Replica, TrainingConfig};
+use crate::plan::ShardRef;
+use crate::sync::Sync;
+
+/// Where a replica's tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+}
+
+/// What a rank is told.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionConfig {
+    /// Names the run; every shard and peer carries it.
+    pub run: String,
+    /// Counts the attempts at the run; peers of another attempt are refused.
+    pub attempt: u32,
+    /// This rank, 0..world.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// 256 bits in hex that every peer proves to know.
+    pub secret: String,
+    /// The address at which other hosts reach this one.
+    pub host: String,
+    /// Threads that libtorch may use for this rank.
+    pub threads: i32,
+    /// Where to train.
+    pub device: Device,
+    /// How long to wait for all ranks to come together.
+    pub rendezvous_timeout_ms: u64,
+    /// How long an operation may wait for a peer.
+    pub collective_timeout_ms: u64,
+    /// Where every partition lies, in partition order.
+    pub shards: Vec<ShardRef>,
+    /// How to train.
+    pub training: TrainingConfig,
+}
+
+impl SessionConfig {
+    fn check(&self) -> Result<()> {
+        if self.rank >= self.world {
+            return Err(Error::Config(format!("rank {} is not below the world's size, {}", self.rank, self.world)));
+        }
+        if self.threads < 1 {
+            return Err(Error::Config(format!("threads must be at least 1, not {}", self.threads)));
+        }
+        self.training.check()
+    }
+}
+
+/// See the module.
+pub struct Session {
+    config: SessionConfig,
+    store: Arc<ShardStore>,
+    stage: Mutex<Stage>,
+    aborter: Aborter,
+}
+
+enum Stage {
+    Opened { replica: Box<Replica>, listener: Listener },
+    Connected { replica: Box<Replica>, communicator: Arc<dyn Communicator>, processes: Vec<String> },
+    Busy,
+    Trained { replica: Box<Replica> },
+    Failed,
+}
+
+impl Stage {
+    fn name(&self) -> &'static str {
+        match self {
+            Stage::Opened { .. } => "opened",
+            Stage::Connected { .. } => "connected",
+            Stage::Busy => "busy",
+            Stage::Trained { .. } => "trained",
+            Stage::Failed => "failed",
+        }
+    }
+}
+
+impl Session {
+    /// Checks the configuration, lays the program out and listens for peers. `weights` (safetensors) replace the
+    /// program's own.
+    pub fn open(
+        config: SessionConfig,
+        program: Program,
+        weights: Option<&[u8]>,
+        store: Arc<ShardStore>,
+    ) -> Result<Session> {
+        config.check()?;
+        tch::set_num_threads(config.threads);
+        let replica = Box::new(Replica::new(program, weights, &config.training, config.rank)?);
+        let listener = Listener::bind(&config.host)?;
+        Ok(Session { config, store, stage: Mutex::new(Stage::Opened { replica, listener }), aborter: Aborter::new() })
+    }
+
+    /// Where peers find this rank.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        match &*self.stage() {
+            Stage::Opened { listener, .. } => Ok(listener.endpoint(self.store.process())),
+            other => Err(Error::State { what: "the endpoint", needed: "opened", found: other.name() }),
+        }
+    }
+
+    /// Meets the other ranks; `roster` lists all endpoints in rank order.
+    pub fn connect(&self, roster: &[Endpoint]) -> Result<()> {
+        let (replica, listener) =
+            match self.take("connecting", "opened", |stage| matches!(stage, Stage::Opened { .. }))? {
+                Stage::Opened { replica, listener } => (replica, listener),
+                other => return Err(Error::State { what: "connecting", needed: "opened", found: other.name() }),
+            };
+        let connected = self.meet(listener, roster);
+        self.settle(connected.map(|communicator| {
+            let processes = roster.iter().map(|endpoint| endpoint.process.clone()).collect();
+            (Stage::Connected { replica, communicator, processes }, ())
+        }))
+    }
+
+    fn meet(&self, listener: Listener, roster: &[Endpoint]) -> Result<Arc<dyn Communicator>> {
+        if roster.len() != self.config.world {
+            return Err(Error::Config(format!(
+                "the roster has {} endpoints for a world of {}",
+                roster.len(),
+                self.config.world
+            )));
+        }
+        let options = collective::Options {
+            run: self.config.run.clone(),
+            attempt: self.config.attempt,
+            rank: self.config.rank,
+            secret: Secret::from_hex(&self.config.secret)?,
+            rendezvous_timeout: Duration::from_millis(self.config.rendezvous_timeout_ms),
+            operation_timeout: Duration::from_millis(self.config.collective_timeout_ms),
+        };
+        Ok(collective::connect(listener, roster, options, &self.aborter)?)
+    }
+
+    /// Trains to the end. `events` is called on this thread, between steps, on rank 0 only; an error from it ends the
+    /// fit. On failure the other ranks are told why.
+    pub fn fit(&self, events: &mut dyn FnMut(&Event) -> std::result::Result<(), String>) -> Result<FitReport> {
+        let (mut replica, communicator, processes) =
+            match self.take("fitting", "connected", |stage| matches!(stage, Stage::Connected { .. }))? {
+                Stage::Connected { replica, communicator, processes } => (replica, communicator, processes),
+                other => return Err(Error::State { what: "fitting", needed: "connected", found: other.name() }),
+            };
+        // Thread counts belong to the calling thread, which need not be the one that opened the session.
+        tch::set_num_threads(self.config.threads);
+        let mut sync = Sync::new(communicator);
+        let report = self.train(&mut replica, &processes, &mut sync, events);
+        if let Err(error) = &report {
+            self.aborter.abort(&format!("rank {} failed: {error}", self.config.rank));
+        }
+        self.settle(report.map(|report| (Stage::Trained { replica }, report)))
+    }
+
+    fn train(
+        &self,
+        replica: &mut Replica,
+        processes: &[String],
+        sync: &mut Sync,
+        events: &mut dyn FnMut(&Event) -> std::result::Result<(), String>,
+    ) -> Result<FitReport> {
+        let config = &self.config;
+        let processes: Vec<&str> = processes.iter().map(String::as_str).collect();
+        let loss = config.training.loss;
+        let data = RankData::open(&self.store, &config.shards, &processes, config.rank, &replica.program, loss)?;
+        let rows = config.shards.iter().map(|shard| shard.rows).sum();
+        let mut emit = |event: &Event| {
+            if config.rank == 0 { events(event).map_err(Error::Listener) } else { Ok(()) }
+        };
+        fit::fit(replica, &data, sync, &config.training, rows, &|| self.alive(), &mut emit)
+    }
+
+    /// The weights after a fit, as safetensors under PyTorch's names.
+    pub fn weights(&self) -> Result<Vec<u8>> {
+        match &*self.stage() {
+            Stage::Trained { replica } => replica.weights(),
+            other => Err(Error::State { what: "reading the weights", needed: "trained", found: other.name() }),
+        }
+    }
+
+    /// Ends the session from any thread: what it waits for fails, and so does everything after. The first reason stays.
+    pub fn abort(&self, reason: &str) {
+        self.aborter.abort(reason);
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.aborter.reason() {
+            Some(reason) => Err(Error::Aborted(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the stage out if it is the one needed; nobody else can use the session until `settle` puts one back.
+    fn take(&self, what: &'static str, needed: &'static str, is: impl Fn(&Stage) -> bool) -> Result<Stage> {
+        self.alive()?;
+        let mut stage = self.stage();
+        if !is(&stage) {
+            return Err(Error::State { what, needed, found: stage.name() });
+        }
+        Ok(std::mem::replace(&mut *stage, Stage::Busy))
+    }
+
+    fn settle<T>(&self, outcome: Result<(Stage, T)>) -> Result<T> {
+        let (stage, outcome) = match outcome {
+            Ok((stage, value)) => (stage, Ok(value)),
+            Err(error) => (Stage::Failed, Err(error)),
+        };
+        *self.stage() = stage;
+        outcome
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        // The stage is replaced as a whole, so it is sound even if a thread panicked while it held the lock.
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,338 @@
+//! The Rust half of the libtorch shim (`shim/shim.h`): operator calls through the dispatcher, generators, and the
+//! gradient of a parameter.
+//!
+//! Ownership: a [`Call`] and a [`Generator`] own their C++ object and free it once, on drop. Tensors cross as the heap
+//! `at::Tensor` that tch holds: lent for the time of a call, or handed over to become a [`Tensor`]. No C++ exception
+//! leaves the shim (each of its functions catches) and no Rust panic enters it (the one callback does not panic).
+#![allow(unsafe_code, reason = "the border to the C++ shim")]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use crate::error::Torch;
+
+#[repr(C)]
+struct KdCall {
+    _private: [u8; 0],
+}
+#[repr(C)]
+struct KdGenerator {
+    _private: [u8; 0],
+}
+
+#[rustfmt::skip]
+unsafe extern "C" {
+    fn kd_last_error() -> *const c_char;
+    fn kd_torch_version() -> *const c_char;
+    fn kd_call_new(name: *const c_char, overload: *const c_char) -> *mut KdCall;
+    fn kd_call_free(call: *mut KdCall);
+    fn kd_call_is_random(call: *const KdCall) -> bool;
+    fn kd_call_set_none(call: *mut KdCall, argument: *const c_char) -> bool;
+    fn kd_call_set_int(call: *mut KdCall, argument: *const c_char, value: i64) -> bool;
+    fn kd_call_set_float(call: *mut KdCall, argument: *const c_char, value: f64) -> bool;
+    fn kd_call_set_bool(call: *mut KdCall, argument: *const c_char, value: bool) -> bool;
+    fn kd_call_set_string(call: *mut KdCall, argument: *const c_char, value: *const c_char) -> bool;
+    fn kd_call_set_floats(call: *mut KdCall, argument: *const c_char, values: *const f64, count: usize) -> bool;
+    fn kd_call_set_bools(call: *mut KdCall, argument: *const c_char, values: *const bool, count: usize) -> bool;
+    fn kd_call_set_enum(call: *mut KdCall, argument: *const c_char, value: i64) -> bool;
+    fn kd_call_set_device(call: *mut KdCall, argument: *const c_char, device: *const c_char) -> bool;
+    fn kd_call_bind_tensor(call: *mut KdCall, argument: *const c_char) -> bool;
+    fn kd_call_bind_tensors(call: *mut KdCall, argument: *const c_char, present: *const bool, count: usize) -> bool;
+    fn kd_call_bind_int(call: *mut KdCall, argument: *const c_char) -> bool;
+    fn kd_call_bind_ints(call: *mut KdCall, argument: *const c_char, values: *const i64, variable: *const bool, count: usize) -> bool;
+    fn kd_call_run(call: *mut KdCall, tensors: *const *mut C_tensor, tensor_count: usize, integers: *const i64,
+                   integer_count: usize, generator: *mut KdGenerator) -> bool;
+    fn kd_call_take_tensor(call: *mut KdCall, index: usize) -> *mut C_tensor;
+    fn kd_call_list_length(call: *mut KdCall, index: usize, length: *mut usize) -> bool;
+    fn kd_call_take_list_tensor(call: *mut KdCall, index: usize, element: usize) -> *mut C_tensor;
+    fn kd_call_take_int(call: *mut KdCall, index: usize, value: *mut i64) -> bool;
+    fn kd_call_clear(call: *mut KdCall);
+    fn kd_generator_new(seed: u64) -> *mut KdGenerator;
+    fn kd_generator_free(generator: *mut KdGenerator);
+    fn kd_set_grad(parameter: *const C_tensor, grad: *const C_tensor) -> bool;
+    fn kd_on_accumulated(parameter: *const C_tensor, hook: extern "C" fn(*mut c_void, usize), context: *mut c_void,
+                         index: usize) -> bool;
+    fn kd_clear_hook(parameter: *const C_tensor) -> bool;
+}
+
+fn last_error() -> Torch {
+    // SAFETY: the shim returns a NUL-terminated string of this thread, valid until its next failing call here.
+    let message = unsafe { CStr::from_ptr(kd_last_error()) };
+    Torch::new(&message.to_string_lossy())
+}
+
+fn check(done: bool) -> Result<(), Torch> {
+    if done { Ok(()) } else { Err(last_error()) }
+}
+
+fn c_string(text: &str) -> Result<CString, Torch> {
+    CString::new(text).map_err(|_| Torch(format!("the name {text:?} holds a NUL")))
+}
+
+/// The version of the libtorch that this library was built for, such as `2.11.0`.
+pub fn libtorch_version() -> String {
+    // SAFETY: a static string.
+    unsafe { CStr::from_ptr(kd_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// One operator with its constant arguments set and its variable ones bound to slots; run many times.
+pub(crate) struct Call(NonNull<KdCall>);
+
+// SAFETY: a KdCall holds values of its own and no thread-local state; `&mut` keeps it to one thread at a time.
+unsafe impl Send for Call {}
+
+/// A constant argument.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Constant<'a> {
+    None,
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Str(&'a str),
+    Floats(&'a [f64]),
+    Bools(&'a [bool]),
+    /// A dtype, layout or memory format, counted as libtorch counts them.
+    Enum(i64),
+    Device(&'a str),
+}
+
+impl Call {
+    /// Looks the operator up, such as (`aten::add`, `Tensor`).
+    pub(crate) fn new(name: &str, overload: &str) -> Result<Call, Torch> {
+        let (name, overload) = (c_string(name)?, c_string(overload)?);
+        // SAFETY: both strings outlive the call.
+        NonNull::new(unsafe { kd_call_new(name.as_ptr(), overload.as_ptr()) }).map(Call).ok_or_else(last_error)
+    }
+
+    /// Whether it draws random numbers.
+    pub(crate) fn is_random(&self) -> bool {
+        // SAFETY: the call lives as long as self.
+        unsafe { kd_call_is_random(self.0.as_ptr()) }
+    }
+
+    pub(crate) fn set(&mut self, argument: &str, value: Constant<'_>) -> Result<(), Torch> {
+        let argument = c_string(argument)?;
+        let (call, name) = (self.0.as_ptr(), argument.as_ptr());
+        // SAFETY: the call lives as long as self; slices and strings are copied by the shim before it returns.
+        check(unsafe {
+            match value {
+                Constant::None => kd_call_set_none(call, name),
+                Constant::Int(value) => kd_call_set_int(call, name, value),
+                Constant::Float(value) => kd_call_set_float(call, name, value),
+                Constant::Bool(value) => kd_call_set_bool(call, name, value),
+                Constant::Str(value) => kd_call_set_string(call, name, c_string(value)?.as_ptr()),
+                Constant::Floats(values) => kd_call_set_floats(call, name, values.as_ptr(), values.len()),
+                Constant::Bools(values) => kd_call_set_bools(call, name, values.as_ptr(), values.len()),
+                Constant::Enum(value) => kd_call_set_enum(call, name, value),
+                Constant::Device(device) => kd_call_set_device(call, name, c_string(device)?.as_ptr()),
+            }
+        })
+    }
+
+    /// Binds an argument to the next tensor that `run` is given.
+    pub(crate) fn bind_tensor(&mut self, argument: &str) -> Result<(), Torch> {
+        let argument = c_string(argument)?;
+        // SAFETY: the call lives as long as self; the name is read before the shim returns.
+        check(unsafe { kd_call_bind_tensor(self.0.as_ptr(), argument.as_ptr()) })
+    }
+
+    /// Binds a list argument to the next tensors; `present[i] == false` stands for None.
+    pub(crate) fn bind_tensors(&mut self, argument: &str, present: &[bool]) -> Result<(), Torch> {
+        let argument = c_string(argument)?;
+        // SAFETY: as above; the slice is copied.
+        check(unsafe { kd_call_bind_tensors(self.0.as_ptr(), argument.as_ptr(), present.as_ptr(), present.len()) })
+    }
+
+    /// Binds an argument to the next integer that `run` is given.
+    pub(crate) fn bind_int(&mut self, argument: &str) -> Result<(), Torch> {
+        let argument = c_string(argument)?;
+        // SAFETY: as above.
+        check(unsafe { kd_call_bind_int(self.0.as_ptr(), argument.as_ptr()) })
+    }
+
+    /// Binds a list argument: `None` takes the next integer, `Some` is constant.
+    pub(crate) fn bind_ints(&mut self, argument: &str, values: &[Option<i64>]) -> Result<(), Torch> {
+        let argument = c_string(argument)?;
+        let constants: Vec<i64> = values.iter().map(|value| value.unwrap_or(0)).collect();
+        let variable: Vec<bool> = values.iter().map(Option::is_none).collect();
+        // SAFETY: as above; both slices have `values.len()` elements and are copied.
+        check(unsafe {
+            kd_call_bind_ints(self.0.as_ptr(), argument.as_ptr(), constants.as_ptr(), variable.as_ptr(), values.len())
+        })
+    }
+
+    /// Runs the operator on the bound tensors and integers, in the order they were bound.
+    pub(crate) fn run(
+        &mut self,
+        tensors: &[&Tensor],
+        integers: &[i64],
+        generator: Option<&mut Generator>,
+    ) -> Result<Results<'_>, Torch> {
+        // Most operators take a handful of tensors: no allocation for those.
+        let mut few = [std::ptr::null_mut(); 8];
+        let many: Vec<*mut C_tensor>;
+        let pointers: &[*mut C_tensor] = if let Some(slots) = few.get_mut(..tensors.len()) {
+            for (slot, tensor) in slots.iter_mut().zip(tensors) {
+                *slot = tensor.as_ptr().cast_mut();
+            }
+            slots
+        } else {
+            many = tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect();
+            &many
+        };
+        let generator = generator.map_or(std::ptr::null_mut(), |generator| generator.0.as_ptr());
+        // SAFETY: pointers and integers are lent for the call; the tensors are alive (borrowed) and the shim copies the
+        // handles it keeps. `&mut self` and `&mut Generator` keep other threads out.
+        check(unsafe {
+            kd_call_run(
+                self.0.as_ptr(),
+                pointers.as_ptr(),
+                pointers.len(),
+                integers.as_ptr(),
+                integers.len(),
+                generator,
+            )
+        })?;
+        Ok(Results(self))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // SAFETY: made by kd_call_new, freed once.
+        unsafe { kd_call_free(self.0.as_ptr()) }
+    }
+}
+
+/// What the last run returned; dropping it drops what was not taken.
+pub(crate) struct Results<'a>(&'a mut Call);
+
+impl Results<'_> {
+    /// The `index`-th return value, a tensor; taken once.
+    pub(crate) fn tensor(&mut self, index: usize) -> Result<Tensor, Torch> {
+        // SAFETY: the call lives; a non-null result is a heap tensor that is ours from here on.
+        let tensor = unsafe { kd_call_take_tensor(self.0.0.as_ptr(), index) };
+        owned(tensor)
+    }
+
+    /// The `index`-th return value, a list of tensors.
+    pub(crate) fn tensors(&mut self, index: usize) -> Result<Vec<Tensor>, Torch> {
+        let mut length = 0;
+        // SAFETY: the call lives; `length` is written on success.
+        check(unsafe { kd_call_list_length(self.0.0.as_ptr(), index, &raw mut length) })?;
+        (0..length)
+            .map(|element| {
+                // SAFETY: as for `tensor`.
+                owned(unsafe { kd_call_take_list_tensor(self.0.0.as_ptr(), index, element) })
+            })
+            .collect()
+    }
+
+    /// The `index`-th return value, an integer.
+    pub(crate) fn int(&mut self, index: usize) -> Result<i64, Torch> {
+        let mut value = 0;
+        // SAFETY: the call lives; `value` is written on success.
+        check(unsafe { kd_call_take_int(self.0.0.as_ptr(), index, &raw mut value) })?;
+        Ok(value)
+    }
+}
+
+impl Drop for Results<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the call lives.
+        unsafe { kd_call_clear(self.0.0.as_ptr()) }
+    }
+}
+
+fn owned(tensor: *mut C_tensor) -> Result<Tensor, Torch> {
+    if tensor.is_null() {
+        return Err(last_error());
+    }
+    // SAFETY: a heap tensor made by the shim and given to us; tch frees it with `delete`, as it was made with `new`.
+    Ok(unsafe { Tensor::from_ptr(tensor) })
+}
+
+/// A CPU random generator of its own, seeded as `torch.Generator().manual_seed` does.
+pub(crate) struct Generator(NonNull<KdGenerator>);
+
+// SAFETY: plain values; `&mut` keeps it to one thread at a time.
+unsafe impl Send for Generator {}
+
+impl Generator {
+    pub(crate) fn new(seed: u64) -> Result<Generator, Torch> {
+        // SAFETY: takes no pointers.
+        NonNull::new(unsafe { kd_generator_new(seed) }).map(Generator).ok_or_else(last_error)
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        // SAFETY: made by kd_generator_new, freed once.
+        unsafe { kd_generator_free(self.0.as_ptr()) }
+    }
+}
+
+/// Makes `grad` the place where backward accumulates the gradient of `parameter`.
+pub(crate) fn set_grad(parameter: &Tensor, grad: &Tensor) -> Result<(), Torch> {
+    // SAFETY: both tensors are alive; the shim copies the handle.
+    check(unsafe { kd_set_grad(parameter.as_ptr(), grad.as_ptr()) })
+}
+
+/// One flag per parameter, raised when backward has accumulated into it.
+///
+/// The hooks hold a pointer to the flags, so this owns them together with the parameters and takes the hooks off before
+/// it drops them.
+pub(crate) struct AccumulationFlags {
+    flags: Arc<[AtomicBool]>,
+    parameters: Vec<Tensor>,
+}
+
+extern "C" fn raise(context: *mut c_void, index: usize) {
+    // SAFETY: `context` is the AtomicBool of this parameter, kept alive by AccumulationFlags until the hook is off.
+    let flag = unsafe { &*context.cast_const().cast::<AtomicBool>() };
+    let _ = index;
+    flag.store(true, Ordering::Relaxed);
+}
+
+impl AccumulationFlags {
+    /// Hangs a hook on each parameter (a leaf that requires a gradient).
+    pub(crate) fn watch(parameters: &[Tensor]) -> Result<AccumulationFlags, Torch> {
+        let flags: Arc<[AtomicBool]> = parameters.iter().map(|_| AtomicBool::new(false)).collect();
+        let mut watching = AccumulationFlags { flags: Arc::clone(&flags), parameters: Vec::new() };
+        for (index, (parameter, flag)) in parameters.iter().zip(flags.iter()).enumerate() {
+            let context = std::ptr::from_ref(flag).cast_mut().cast();
+            // SAFETY: the parameter is alive; the context outlives the hook (see the type).
+            check(unsafe { kd_on_accumulated(parameter.as_ptr(), raise, context, index) })?;
+            watching.parameters.push(parameter.shallow_clone());
+        }
+        Ok(watching)
+    }
+
+    /// Whether parameter `index` got a gradient since the last `reset`.
+    pub(crate) fn raised(&self, index: usize) -> bool {
+        self.flags.get(index).is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn reset(&self) {
+        for flag in self.flags.iter() {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for AccumulationFlags {
+    fn drop(&mut self) {
+        for parameter in &self.parameters {
+            // SAFETY: the parameter is alive. A failure leaves the hook on, and then the flags must outlive it.
+            if !unsafe { kd_clear_hook(parameter.as_ptr()) } {
+                log::error!("a gradient hook could not be removed ({}); its flags are leaked", last_error());
+                std::mem::forget(Arc::clone(&self.flags));
+            }
+        }
+    }
+}

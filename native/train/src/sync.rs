@@ -1,0 +1,102 @@
+//! What ranks tell each other while they train: gradients, figures, and buffers at the end of an epoch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kindling_collective::{Buffer, Communicator, DType, ReduceOp};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Doing, Result};
+use crate::parameters::ParameterStore;
+use crate::tensors::{self, Lent};
+
+/// One rank's side of the conversation. Alone in the world it says nothing.
+pub(crate) struct Sync {
+    communicator: Arc<dyn Communicator>,
+    waited: Duration,
+}
+
+impl Sync {
+    pub(crate) fn new(communicator: Arc<dyn Communicator>) -> Sync {
+        Sync { communicator, waited: Duration::ZERO }
+    }
+
+    fn alone(&self) -> bool {
+        self.communicator.size() == 1
+    }
+
+    /// Time spent waiting for others, transfers included.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Sums gradients and tail over the ranks.
+    pub(crate) fn sum_gradients(&mut self, parameters: &ParameterStore) -> Result<()> {
+        if self.alone() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let mut works = Vec::new();
+        for flat in &parameters.flats {
+            let buffer = Buffer::new(Box::new(Lent::new(&flat.reduced)?), tensors::wire_dtype(flat.kind)?);
+            works.push(self.communicator.start_all_reduce(buffer, ReduceOp::Sum)?);
+        }
+        for work in works {
+            work.wait()?;
+        }
+        self.waited += begun.elapsed();
+        Ok(())
+    }
+
+    /// Sums a few figures over the ranks.
+    pub(crate) fn sum(&mut self, figures: &mut [f64]) -> Result<()> {
+        self.reduce(figures, ReduceOp::Sum)
+    }
+
+    fn reduce(&mut self, figures: &mut [f64], op: ReduceOp) -> Result<()> {
+        if self.alone() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let bytes: Vec<u8> = figures.iter().flat_map(|figure| figure.to_ne_bytes()).collect();
+        let work = self.communicator.start_all_reduce(Buffer::new(Box::new(bytes), DType::F64), op)?;
+        let mut region = work.wait()?.into_region();
+        for (figure, bytes) in figures.iter_mut().zip(region.bytes().as_chunks::<8>().0) {
+            *figure = f64::from_ne_bytes(*bytes);
+        }
+        self.waited += begun.elapsed();
+        Ok(())
+    }
+
+    /// Makes the buffers (running statistics) of all ranks equal: floating-point ones become the mean over ranks,
+    /// weighted by the rows that each rank trained on in this epoch; others the largest of all ranks (they count).
+    pub(crate) fn merge_buffers(&mut self, buffers: &[Tensor], rows: u64) -> Result<()> {
+        if self.alone() || buffers.is_empty() {
+            return Ok(());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a weight; row counts stay far below 2^53")]
+        let weight = rows as f64;
+        let mut total = [weight];
+        self.sum(&mut total)?;
+        let [total] = total;
+        if total == 0.0 {
+            return Ok(());
+        }
+        for buffer in buffers {
+            let kind = buffer.kind();
+            let floating = matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
+            let values =
+                buffer.f_to_kind(Kind::Double).and_then(|values| values.f_reshape([-1])).doing("merging buffers")?;
+            let mut values = Vec::<f64>::try_from(&values).doing("merging buffers")?;
+            if floating {
+                values.iter_mut().for_each(|value| *value *= weight / total);
+                self.reduce(&mut values, ReduceOp::Sum)?;
+            } else {
+                self.reduce(&mut values, ReduceOp::Max)?;
+            }
+            let merged = Tensor::from_slice(&values).f_to(Device::Cpu).and_then(|merged| merged.f_view_as(buffer));
+            buffer.shallow_clone().f_copy_(&merged.doing("merging buffers")?).doing("merging buffers")?;
+        }
+        Ok(())
+    }
+}
