@@ -1,0 +1,113 @@
+package kindling.internal;
+
+/**
+ * Every function of the native library, and nothing else.
+ *
+ * <p><b>Loading.</b> This class does not load the library: whoever uses it first makes sure that
+ * {@code libc10}, {@code libtorch_cpu} and {@code libkindling} have been loaded, in this order and
+ * from a class of this class's loader, and calls {@link #start} once. Before that, every native ends
+ * in an {@link UnsatisfiedLinkError}.
+ *
+ * <p><b>Bytes.</b> A {@code byte[]} is UTF-8 JSON unless its line says otherwise. Native code copies
+ * it before it returns and keeps no reference to any Java object.
+ *
+ * <p><b>Keys.</b> A {@code long} key names a shard, a session or a model. Keys count up from 1, are
+ * never used again, and 0 is never valid. Who opens closes; closing twice is fine; any other use
+ * after close is an {@link IllegalStateException} that names the kind and the key.
+ *
+ * <p><b>Threads.</b> All functions may be called from any thread. A shard, a session and a model
+ * serve one thread at a time, with one exception: {@link #sessionAbort} is meant for another thread
+ * while the first is inside {@link #sessionConnect} or {@link #sessionFit}. No native thread is ever
+ * attached to the JVM; Java code is called back only from {@code sessionFit}, on the thread that
+ * called it.
+ *
+ * <p><b>Addresses</b> point to memory that the native side owns. An address from {@code shardReserve}
+ * is writable until the commit or discard of its shard; one from {@code modelReserve} until the next
+ * reserve or the close of its model; one from {@code modelPredict} is readable until the next call on
+ * its model. Rows lie one after the other, a column's {@code width} elements per row, in the machine's
+ * byte order. The native side trusts what is written: check for nulls and NaN before.
+ *
+ * <p><b>Exceptions.</b> {@link IllegalArgumentException}: a configuration, program or argument is
+ * wrong. {@link IllegalStateException}: the call does not fit the state, such as use after close.
+ * {@link PeerLostException}: a peer is lost, a deadline has passed, or the session was aborted.
+ * {@link NativeException}: the rest, panics included. Anything but an {@code IllegalStateException}
+ * from {@code sessionConnect}, {@code sessionFit} or {@code sessionWeights} ends the session: it keeps
+ * this first failure, and later calls repeat it.
+ */
+public final class Native {
+  private Native() {}
+
+  // ---- process ----
+
+  /** Sets the process up; the last call wins. {@code {"logLevel": "off|error|warn|info|debug|trace"}}. */
+  public static native void start(byte[] config);
+
+  /** What this library is and can do: {@code {"kindling", "libtorch", "device": ["cpu"]}}. */
+  public static native byte[] capabilities();
+
+  /** Describes a program without running it. {@code program}: a raw .pt2 archive or a layer list. */
+  public static native byte[] programInspect(byte[] program);
+
+  /** Test entry, needs no set-up: {@code "panic"} (plain UTF-8) panics inside native code. */
+  public static native void selfTest(byte[] what);
+
+  // ---- shards: one partition's rows, held by this process ----
+
+  /** Opens a shard for one partition and releases the shards of runs that are over. */
+  public static native long shardOpen(byte[] spec);
+
+  /** Reserves room for {@code rows} rows; {@code split}: 0 train, 1 validation. Fills one address per column. */
+  public static native void shardReserve(long key, int split, int rows, long[] addresses);
+
+  /** Takes over the first {@code rows} of the reserved rows. */
+  public static native void shardCommit(long key, int split, int rows);
+
+  /** Seals the shard and reports it; it stays readable for sessions until its run is released. */
+  public static native byte[] shardClose(long key);
+
+  /** Drops a shard, finished or not; does nothing when it is gone already. */
+  public static native void shardDiscard(long key);
+
+  /** Drops every shard of a run (plain UTF-8) and returns how many there were. */
+  public static native int shardRelease(byte[] run);
+
+  // ---- session: one rank of a run ----
+
+  /** Opens one rank. {@code program}: raw; {@code weights}: raw safetensors, or null for the program's own. */
+  public static native long sessionOpen(byte[] config, byte[] program, byte[] weights);
+
+  /** Where this rank listens, for the roster. */
+  public static native byte[] sessionEndpoint(long key);
+
+  /** Meets all ranks; {@code roster}: a JSON array of every rank's endpoint in rank order. */
+  public static native void sessionConnect(long key, byte[] roster);
+
+  /** Trains until the last epoch is done and returns the report; {@code sink} is called on this thread. */
+  public static native byte[] sessionFit(long key, EventSink sink);
+
+  /** The trained weights: raw safetensors, parameters and persistent buffers by name. */
+  public static native byte[] sessionWeights(long key);
+
+  /** Wakes a thread that is inside the session with a {@link PeerLostException}; {@code reason}: plain UTF-8. */
+  public static native void sessionAbort(long key, byte[] reason);
+
+  /** Closes a rank; a call that is still inside it is aborted first. */
+  public static native void sessionClose(long key);
+
+  // ---- model: a program that predicts ----
+
+  /** Opens a program for prediction; arguments as in {@link #sessionOpen}. */
+  public static native long modelOpen(byte[] config, byte[] program, byte[] weights);
+
+  /** Reserves room for {@code rows} rows; fills one address per input column. */
+  public static native void modelReserve(long key, int rows, long[] addresses);
+
+  /**
+   * Predicts the first {@code rows} of the reserved rows. Fills two addresses of float64 rows: the
+   * prediction, and the probabilities of all classes or 0 where the loss has none.
+   */
+  public static native void modelPredict(long key, int rows, long[] addresses);
+
+  /** Closes a model and frees its memory. */
+  public static native void modelClose(long key);
+}

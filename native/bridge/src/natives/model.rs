@@ -1,0 +1,83 @@
+//! Natives about models: a program that predicts.
+//!
+//! A prediction runs in the model's own buffers, so one call at a time: a second thread is told so, it never waits.
+
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use jni::Env;
+use jni::objects::{JByteArray, JClass, JLongArray};
+use jni::sys::{jint, jlong};
+use kindling_program::Program;
+use kindling_train::{ModelConfig, Predictor};
+
+use super::{bytes, count, json, native, optional_bytes, put_addresses};
+use crate::error::{Failure, Kind, Throw};
+use crate::registry::Registry;
+
+/// The open models. Process-wide because keys are: a key says nothing about who holds the object.
+static MODELS: Registry<Mutex<Predictor>> = Registry::new("model");
+
+/// The only caller of a model, or an error for a second one.
+fn only_caller(model: &Mutex<Predictor>, key: jlong) -> Result<MutexGuard<'_, Predictor>, Failure> {
+    model.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Failure::InUse { kind: "model", key },
+        TryLockError::Poisoned(_) => Failure::Earlier {
+            kind: Kind::Native,
+            message: format!("model {key} panicked in an earlier call: close it and open it again"),
+        },
+    })
+}
+
+native! { fn model_open(config: jbyte[], program: jbyte[], weights: jbyte[]) -> jlong }
+
+fn model_open<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    config: JByteArray<'local>,
+    program: JByteArray<'local>,
+    weights: JByteArray<'local>,
+) -> Result<jlong, Failure> {
+    let config: ModelConfig = json(env, &config, "the configuration of the model")?;
+    let program = Program::read(Arc::from(bytes(env, &program, "the program")?))?;
+    let weights = optional_bytes(env, &weights)?;
+    let predictor = Predictor::open(config, &program, weights.as_deref())?;
+    Ok(MODELS.insert(Mutex::new(predictor)))
+}
+
+native! { fn model_reserve(key: jlong, rows: jint, addresses: jlong[]) }
+
+fn model_reserve<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    key: jlong,
+    rows: jint,
+    addresses: JLongArray<'local>,
+) -> Result<(), Failure> {
+    let model = MODELS.get(key)?;
+    let reserved = only_caller(&model, key)?.reserve(count(rows, ROWS)?)?;
+    put_addresses(env, &addresses, reserved.into_iter())
+}
+
+native! { fn model_predict(key: jlong, rows: jint, addresses: jlong[]) }
+
+fn model_predict<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    key: jlong,
+    rows: jint,
+    addresses: JLongArray<'local>,
+) -> Result<(), Failure> {
+    let model = MODELS.get(key)?;
+    let results = only_caller(&model, key)?.predict(count(rows, ROWS)?)?;
+    put_addresses(env, &addresses, results.into_iter())
+}
+
+native! { fn model_close(key: jlong) }
+
+fn model_close<'local>(_: &mut Env<'local>, _: JClass<'local>, key: jlong) -> Result<(), Failure> {
+    // A call still inside the model keeps it alive until it returns.
+    drop(MODELS.remove(key));
+    Ok(())
+}
+
+const ROWS: &str = "the number of rows";

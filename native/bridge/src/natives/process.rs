@@ -1,0 +1,95 @@
+//! Natives about the process: set-up, capabilities, what a program is, and the self test.
+
+use std::sync::Arc;
+
+use jni::Env;
+use jni::objects::{JByteArray, JClass};
+use kindling_program::Program;
+use serde::{Deserialize, Serialize};
+
+use super::{bytes, json, json_array, native, text};
+use crate::error::{Failure, Throw};
+use crate::logging;
+
+/// What `start` takes. Unknown keys are refused.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Start {
+    /// How much of the library's log reaches stderr.
+    #[serde(default)]
+    log_level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::Off,
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
+/// What this library is and can do.
+#[derive(Debug, Serialize)]
+struct Capabilities {
+    kindling: &'static str,
+    libtorch: String,
+    device: [&'static str; 1],
+}
+
+native! { fn start(config: jbyte[]) }
+
+fn start<'local>(env: &mut Env<'local>, _: JClass<'local>, config: JByteArray<'local>) -> Result<(), Failure> {
+    let config: Start = json(env, &config, "the configuration of the process")?;
+    logging::set_level(config.log_level.into());
+    Ok(())
+}
+
+native! { fn capabilities() -> jbyte[] }
+
+fn capabilities<'local>(env: &mut Env<'local>, _: JClass<'local>) -> Result<JByteArray<'local>, Failure> {
+    let capabilities = Capabilities {
+        kindling: env!("CARGO_PKG_VERSION"),
+        libtorch: kindling_train::libtorch_version(),
+        device: ["cpu"],
+    };
+    json_array(env, &capabilities, "the capabilities")
+}
+
+native! { fn program_inspect(program: jbyte[]) -> jbyte[] }
+
+fn program_inspect<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    program: JByteArray<'local>,
+) -> Result<JByteArray<'local>, Failure> {
+    let program = Program::read(Arc::from(bytes(env, &program, "the program")?))?;
+    json_array(env, &program.describe(), "the description of the program")
+}
+
+native! { fn self_test(what: jbyte[]) }
+
+/// Proves from outside that a panic becomes an exception and the process lives on.
+#[allow(clippy::panic, reason = "the panic is what this entry is for")]
+fn self_test<'local>(env: &mut Env<'local>, _: JClass<'local>, what: JByteArray<'local>) -> Result<(), Failure> {
+    match text(env, &what, "the name of the self test")?.as_str() {
+        "panic" => panic!("a self test asked for this panic"),
+        other => Err(Failure::UnknownSelfTest(other.to_owned())),
+    }
+}

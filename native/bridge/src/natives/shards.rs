@@ -1,0 +1,92 @@
+//! Natives about shards: the store that an ingest fills and that sessions read.
+//!
+//! A shard's key is the store's own; the store knows what is open, sealed or gone and says so in its errors.
+
+use std::sync::{Arc, OnceLock};
+
+use jni::Env;
+use jni::objects::{JByteArray, JClass, JLongArray};
+use jni::sys::{jint, jlong};
+use kindling_shards::{ShardSpec, ShardStore, Split};
+
+use super::{count, json, json_array, native, put_addresses, text};
+use crate::error::{Failure, Throw};
+
+/// The shards of this process. Process-wide because the tasks of one Spark job fill it and those of the next job read
+/// it: nothing else of ours lives in an executor between two jobs.
+static STORE: OnceLock<Arc<ShardStore>> = OnceLock::new();
+
+/// The store, made at its first use.
+pub(super) fn store() -> &'static Arc<ShardStore> {
+    STORE.get_or_init(ShardStore::new)
+}
+
+native! { fn shard_open(spec: jbyte[]) -> jlong }
+
+fn shard_open<'local>(env: &mut Env<'local>, _: JClass<'local>, spec: JByteArray<'local>) -> Result<jlong, Failure> {
+    let spec: ShardSpec = json(env, &spec, "the specification of the shard")?;
+    Ok(store().open(spec)?.cast_signed())
+}
+
+native! { fn shard_reserve(key: jlong, split: jint, rows: jint, addresses: jlong[]) }
+
+fn shard_reserve<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    key: jlong,
+    split: jint,
+    rows: jint,
+    addresses: JLongArray<'local>,
+) -> Result<(), Failure> {
+    let (key, split) = (shard(key)?, Split::try_from(split)?);
+    let reserved = store().reserve(key, split, count(rows, ROWS)?)?;
+    put_addresses(env, &addresses, reserved.into_iter()).inspect_err(|_| {
+        // Nobody learned the addresses: take the loan back, so that a failed call leaves no reservation behind.
+        if let Err(error) = store().commit(key, split, 0) {
+            log::warn!("a reservation nobody has addresses of could not be taken back: {error}");
+        }
+    })
+}
+
+native! { fn shard_commit(key: jlong, split: jint, rows: jint) }
+
+fn shard_commit<'local>(
+    _: &mut Env<'local>,
+    _: JClass<'local>,
+    key: jlong,
+    split: jint,
+    rows: jint,
+) -> Result<(), Failure> {
+    Ok(store().commit(shard(key)?, Split::try_from(split)?, count(rows, ROWS)?)?)
+}
+
+native! { fn shard_close(key: jlong) -> jbyte[] }
+
+fn shard_close<'local>(env: &mut Env<'local>, _: JClass<'local>, key: jlong) -> Result<JByteArray<'local>, Failure> {
+    let report = store().close(shard(key)?)?;
+    json_array(env, &report, "the report of the shard")
+}
+
+native! { fn shard_discard(key: jlong) }
+
+fn shard_discard<'local>(_: &mut Env<'local>, _: JClass<'local>, key: jlong) -> Result<(), Failure> {
+    // Discarding what is not there is fine, and a key below 1 never is.
+    if let Ok(key) = shard(key) {
+        store().discard(key);
+    }
+    Ok(())
+}
+
+native! { fn shard_release(run: jbyte[]) -> jint }
+
+fn shard_release<'local>(env: &mut Env<'local>, _: JClass<'local>, run: JByteArray<'local>) -> Result<jint, Failure> {
+    let released = store().release(&text(env, &run, "the run")?);
+    Ok(jint::try_from(released).unwrap_or(jint::MAX))
+}
+
+const ROWS: &str = "the number of rows";
+
+/// The store's key, which is never 0 or negative.
+fn shard(key: jlong) -> Result<u64, Failure> {
+    u64::try_from(key).ok().filter(|key| *key != 0).ok_or(Failure::NotOpen { kind: "shard", key })
+}
