@@ -1,0 +1,107 @@
+package kindling
+
+import kindling.internal.{
+  FeatureLayout,
+  HandleInvalid,
+  ModelFiles,
+  NativeLoading,
+  OutputColumns,
+  OutputLayout,
+  Prediction,
+  TorchParams,
+  Trained
+}
+import org.apache.spark.ml.Model
+import org.apache.spark.ml.param.ParamMap
+import org.apache.spark.ml.util.{Identifiable, MLReadable, MLReader, MLWritable, MLWriter}
+import org.apache.spark.sql.{DataFrame, Dataset}
+import org.apache.spark.sql.types.StructType
+
+/**
+ * A trained network as a Spark ML model.
+ *
+ * `transform` adds `predictionCol` (the class or number as Double, several numbers as a Vector) and after crossEntropy
+ * `probabilityCol` (a Vector). It is lazy, keeps the schema of what it gets, and works on streaming DataFrames.
+ *
+ * A model comes from [[TorchEstimator.fit]] or from [[TorchModel.load]]; one made by a constructor holds no network.
+ */
+class TorchModel(override val uid: String) extends Model[TorchModel] with TorchParams with MLWritable {
+
+  def this() = this(Identifiable.randomUID("TorchModel"))
+
+  @transient private var trained: Option[Trained] = None
+
+  private[kindling] def attach(trained: Trained): TorchModel = {
+    this.trained = Some(trained)
+    this
+  }
+
+  private[kindling] def network: Trained =
+    trained.getOrElse(throw new IllegalStateException("this TorchModel holds no network: it comes from fit or load"))
+
+  /** What the training did. */
+  def summary: TrainingSummary = network.summary
+
+  /** Weights and buffers as a safetensors file, by the names of the program. */
+  def weights: Array[Byte] = network.weights.clone()
+
+  override def transform(dataset: Dataset[_]): DataFrame = {
+    transformSchema(dataset.schema, logging = true): Unit
+    val schema = dataset.schema
+    val sc = dataset.sparkSession.sparkContext
+    val prediction = new Prediction(
+      network,
+      FeatureLayout.forPrediction(schema, network.program.description, FeatureLayout.Choice.of(this)),
+      OutputColumns.of(this, classifies, output.width > 1),
+      output,
+      HandleInvalid.named(getHandleInvalid),
+      getLoss,
+      getInferBatchSize,
+      sc.getConf.getInt("spark.task.cpus", 1),
+      NativeLoading.of(sc.getConf.getOption, getLibtorch)
+    )
+    prediction(dataset.toDF(), transformSchema(schema))
+  }
+
+  override def transformSchema(schema: StructType): StructType = {
+    FeatureLayout.forPrediction(schema, network.program.description, FeatureLayout.Choice.of(this)): Unit
+    OutputColumns.of(this, classifies, output.width > 1).appendTo(schema)
+  }
+
+  private def classifies: Boolean = getLoss == "crossEntropy"
+
+  private def output: OutputLayout = OutputLayout.of(network.program.description, getLoss)
+
+  override def copy(extra: ParamMap): TorchModel = {
+    val copied = new TorchModel(uid)
+    trained.foreach(copied.attach)
+    copyValues(copied, extra).setParent(parent)
+  }
+
+  override def write: MLWriter = new ModelFiles.Writer(this)
+
+  /**
+   * The bytes this model holds, for Spark Connect's limit. Spark 4.1 brought it into `Model`, where it is overridden by name and
+   * type; `override` would not compile against 4.0.
+   */
+  def estimatedSize: Long = trained.fold(0L)(t => t.program.bytes.length.toLong + t.weights.length)
+
+  def setFeaturesCol(value: String): this.type = set(featuresCol, value)
+  def setInputCols(value: Array[String]): this.type = set(inputCols, value)
+  def setPredictionCol(value: String): this.type = set(predictionCol, value)
+  def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
+  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
+  def setInferBatchSize(value: Int): this.type = set(inferBatchSize, value)
+  def setDevice(value: String): this.type = set(device, value)
+  def setLibtorch(value: String): this.type = set(libtorch, value)
+
+  override def toString: String =
+    trained.fold(s"TorchModel: uid=$uid")(t =>
+      s"TorchModel: uid=$uid, ${t.program.description.elements} weights\n${t.summary}"
+    )
+}
+
+object TorchModel extends MLReadable[TorchModel] {
+  override def read: MLReader[TorchModel] = new ModelFiles.Reader
+  override def load(path: String): TorchModel = super.load(path)
+}

@@ -1,0 +1,112 @@
+package kindling.internal
+
+import org.apache.spark.ml.linalg.SQLDataTypes
+import org.apache.spark.sql.types._
+
+/**
+ * Which Spark types fill which native types. A float takes every number; an integer takes integers that fit into it; nothing is
+ * narrowed or rounded unseen. Messages name the column and what to do about it.
+ */
+private[kindling] object ColumnTypes {
+
+  /** The column, or an error that lists what exists. */
+  def column(schema: StructType, name: String): StructField =
+    schema.fields.find(_.name == name).getOrElse {
+      val close =
+        schema.fieldNames.find(_.equalsIgnoreCase(name)).map(other => s""" (did you mean "$other"?)""").getOrElse("")
+      refuse(s"""there is no column "$name"$close: the columns are ${schema.fieldNames.mkString(", ")}""")
+    }
+
+  /** A number, an array of numbers or a vector that can become `dtype`. */
+  def numbers(schema: StructType, name: String, dtype: DType, owner: String): Filling = {
+    val field = column(schema, name)
+    field.dataType match {
+      case SQLDataTypes.VectorType =>
+        if (!dtype.isFloat)
+          refuse(s"""the column "$name" is a vector of doubles, but $owner is $dtype: give integers""")
+        Filling.Vector(field)
+      case ArrayType(element, _) =>
+        checkElement(name, s"an array of ${element.simpleString}", element, dtype, owner)
+        Filling.Array(field)
+      case _ => Filling.Scalars(Seq(scalar(schema, name, dtype, owner)))
+    }
+  }
+
+  /** Whether a column of numbers holds several per row (an array or vector) or one. */
+  def holdsSeveral(schema: StructType, name: String, owner: String): Boolean =
+    !numbers(schema, name, DType.Float64, owner).isInstanceOf[Filling.Scalars]
+
+  /** One number per row that can become `dtype`. */
+  def scalar(schema: StructType, name: String, dtype: DType, owner: String): StructField = {
+    val field = column(schema, name)
+    field.dataType match {
+      case SQLDataTypes.VectorType =>
+        refuse(
+          s"""the column "$name" is a vector, but several columns for $owner must be single numbers: use VectorAssembler first"""
+        )
+      case ArrayType(_, _) =>
+        refuse(
+          s"""the column "$name" is an array, but several columns for $owner must be single numbers: use one array column for all"""
+        )
+      case other => checkElement(name, other.simpleString, other, dtype, owner)
+    }
+    field
+  }
+
+  /** One number of any type per row. */
+  def anyNumber(schema: StructType, name: String, owner: String): StructField = {
+    val field = column(schema, name)
+    if (!isNumber(field.dataType))
+      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner needs one number per row${hint(
+          field.dataType
+        )}""")
+    field
+  }
+
+  def boolean(schema: StructType, name: String, owner: String): StructField = {
+    val field = column(schema, name)
+    if (field.dataType != BooleanType)
+      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner must be a boolean column""")
+    field
+  }
+
+  private def checkElement(name: String, found: String, element: DataType, dtype: DType, owner: String): Unit = {
+    if (!isNumber(element))
+      refuse(s"""the column "$name" is ${article(found)}, which cannot become $dtype for $owner${hint(element)}""")
+    val fits = dtype match {
+      case DType.Float32 | DType.Float64 => true
+      case DType.Int64 => isInteger(element)
+      case DType.Int32 => isInteger(element) && element != LongType
+    }
+    if (!fits) {
+      val why = if (element == LongType) "numbers could overflow" else "fractions would be lost"
+      refuse(s"""the column "$name" is ${article(found)}, but $owner is $dtype and $why: cast the column""")
+    }
+  }
+
+  private def isInteger(dataType: DataType): Boolean = dataType match {
+    case LongType | IntegerType | ShortType | ByteType => true
+    case _ => false
+  }
+
+  private def isNumber(dataType: DataType): Boolean = dataType match {
+    case FloatType | DoubleType | _: DecimalType => true
+    case other => isInteger(other)
+  }
+
+  private def described(dataType: DataType): String =
+    if (dataType == SQLDataTypes.VectorType) "a vector" else article(dataType.simpleString)
+
+  private def article(text: String): String =
+    if (text.startsWith("a")) (if (text.startsWith("an ")) text else s"an $text")
+    else if (text.startsWith("i")) s"an $text"
+    else s"a $text"
+
+  private def hint(dataType: DataType): String = dataType match {
+    case _: StringType => ": index it (StringIndexer) or cast it first"
+    case BooleanType => ": cast it to an integer first"
+    case _ => ": assemble numbers first (VectorAssembler)"
+  }
+
+  private def refuse(sentence: String): Nothing = throw new IllegalArgumentException(sentence)
+}

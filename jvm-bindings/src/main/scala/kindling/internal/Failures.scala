@@ -1,0 +1,53 @@
+package kindling.internal
+
+import kindling.TrainingException
+import org.apache.spark.SparkException
+
+import scala.util.control.NonFatal
+
+/**
+ * Turns what went wrong in a job into the one exception that the caller sees: the root cause's sentence, as an
+ * `IllegalArgumentException` where an argument or the data is at fault, else as a [[TrainingException]].
+ */
+private[kindling] object Failures {
+
+  def ofRank(failure: RankOutcome.Failed, job: Option[Throwable]): RuntimeException = failure.kind match {
+    case FailureKind.Argument => new IllegalArgumentException(failure.sentence, job.orNull)
+    case FailureKind.Other =>
+      new TrainingException(s"rank ${failure.rank} on ${failure.place} failed: ${failure.sentence}", job.orNull)
+  }
+
+  /** The training job itself failed: it was cancelled, or Spark lost a task. `echo` is what a rank said about a lost peer. */
+  def ofTrainingJob(e: Throwable, echo: Option[RankOutcome.Failed]): RuntimeException =
+    if (isCancelled(e)) new TrainingException("the run was cancelled", e)
+    else {
+      val seen = echo.fold("")(failure => s"; rank ${failure.rank} on ${failure.place} saw: ${failure.sentence}")
+      new TrainingException(s"the training job failed: ${sparkReason(e)}$seen", e)
+    }
+
+  /** For the ingest job: what is not an argument's fault is wrapped once. */
+  def ofIngest: PartialFunction[Throwable, Nothing] = {
+    case e: IllegalArgumentException => throw e
+    case e: SparkException if isCancelled(e) => throw new TrainingException("the run was cancelled", e)
+    case NonFatal(e) =>
+      val root = causes(e).last
+      root match {
+        case _: NativeLoadException | _: NativeException | _: TrainingException =>
+          throw new TrainingException(s"reading the data failed: ${RankTask.sentence(root)}", e)
+        case _ => throw new TrainingException(s"reading the data failed: ${sparkReason(root)}", e)
+      }
+  }
+
+  private def isCancelled(e: Throwable): Boolean = causes(e).exists {
+    case spark: SparkException => spark.getCondition == "SPARK_JOB_CANCELLED"
+    case _ => false
+  }
+
+  private def causes(e: Throwable): Seq[Throwable] = Iterator.iterate(e)(_.getCause).takeWhile(_ != null).take(20).toSeq
+
+  /** Spark's message without the stack traces it carries: for people, nothing is decided by it. */
+  private[internal] def sparkReason(e: Throwable): String = {
+    val lines = RankTask.sentence(e).linesIterator.map(_.trim).filter(_.nonEmpty)
+    lines.takeWhile(line => !line.startsWith("at ") && !line.startsWith("Driver stacktrace")).take(3).mkString(" ")
+  }
+}

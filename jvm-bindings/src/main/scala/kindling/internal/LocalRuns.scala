@@ -1,0 +1,52 @@
+package kindling.internal
+
+import java.nio.charset.StandardCharsets.UTF_8
+
+/**
+ * The runs whose shards this process holds, and the ranks that read them.
+ *
+ * Its lifetime is the process, because the native shard store's is. The store drops, whenever a shard is opened, the shards of
+ * runs that are not named as live. That list is made here, from what this process has seen, and not on the driver: a task carries
+ * its closure's age, and a list from then would drop the shards of a run that began since. The driver contributes only the runs
+ * that are over, which stays true however old it is.
+ */
+private[kindling] object LocalRuns {
+  private val seen = scala.collection.mutable.Set.empty[String]
+  private val ranks = scala.collection.mutable.Map.empty[String, Int]
+
+  /** Opens something for `run` while no other run can begin or end here. */
+  def open[T](run: String)(body: Iterable[String] => T): T = synchronized {
+    seen += run
+    body(seen)
+  }
+
+  /** Forgets runs that are over, as the driver says, and drops their shards. */
+  def forget(over: Iterable[String]): Unit = synchronized {
+    over.filter(seen.remove).foreach(release)
+  }
+
+  /** A rank of `run` starts to use this process's shards. */
+  def enter(run: String): Unit = synchronized {
+    ranks.update(run, ranks.getOrElse(run, 0) + 1)
+  }
+
+  /** A rank is done; the last one of its run in this process drops the shards. */
+  def leave(run: String, releaseShards: Boolean): Unit = synchronized {
+    ranks.get(run) match {
+      case Some(count) if count > 1 => ranks.update(run, count - 1)
+      case _ =>
+        ranks.remove(run): Unit
+        if (releaseShards && seen.remove(run)) release(run)
+    }
+  }
+
+  /** Drops everything of a run here; how a failed or cancelled run is cleaned up. */
+  def drop(run: String): Unit = forget(Seq(run))
+
+  /** For tests: whether this process may still hold something of the run. */
+  private[kindling] def holds(run: String): Boolean = synchronized(seen.contains(run) || ranks.contains(run))
+
+  private def release(run: String): Unit = {
+    val _ = Native.shardRelease(run.getBytes(UTF_8))
+  }
+}

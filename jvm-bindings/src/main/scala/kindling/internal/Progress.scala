@@ -1,0 +1,94 @@
+package kindling.internal
+
+import java.io.PrintStream
+import java.util.Locale
+
+import com.fasterxml.jackson.databind.JsonNode
+import org.apache.spark.SparkConf
+
+/**
+ * Shows a run on the driver's standard error: a line that moves where someone watches a terminal, a plain line now and then
+ * elsewhere, and always one line per epoch.
+ *
+ * `spark.kindling.progress` chooses: `live`, `plain`, `off`, or `auto` (the default), which looks for a terminal and is `off` where
+ * `spark.ui.showConsoleProgress` has been set to false.
+ */
+private[kindling] final class Progress(
+    out: PrintStream,
+    mode: Progress.Mode,
+    epochs: Int,
+    now: () => Long = () => System.nanoTime()
+) {
+  import Progress._
+
+  private var shown = 0
+  private var lastPlain = now()
+
+  def progress(event: JsonNode): Unit = {
+    lazy val line = s"${epochText(event)}, step ${event.path("step").asLong}/${event.path("steps").asLong}, " +
+      s"loss ${number(event.path("loss"))}, ${rate(event)}"
+    mode match {
+      case Live => live(line)
+      case Plain if now() - lastPlain >= PlainNanos =>
+        lastPlain = now()
+        out.println(s"kindling: $line")
+      case _ =>
+    }
+  }
+
+  def epoch(event: JsonNode): Unit = if (mode != Off) {
+    lastPlain = now()
+    val parts = Seq(
+      "loss" -> "loss",
+      "accuracy" -> "accuracy",
+      "validationLoss" -> "validation loss",
+      "validationAccuracy" -> "validation accuracy"
+    )
+      .collect { case (field, label) if event.path(field).isNumber => s"$label ${number(event.path(field))}" }
+    clear()
+    out.println(s"kindling: ${epochText(event)}: ${parts.mkString(", ")}, ${rate(event)}")
+  }
+
+  /** Takes the moving line away. */
+  def close(): Unit = clear()
+
+  private def live(line: String): Unit = {
+    val text = s"kindling: $line"
+    out.print("\r" + text + " " * math.max(0, shown - text.length))
+    out.flush()
+    shown = text.length
+  }
+
+  private def clear(): Unit = if (shown > 0) {
+    out.print("\r" + " " * shown + "\r")
+    shown = 0
+  }
+
+  private def epochText(event: JsonNode): String = s"epoch ${event.path("epoch").asLong + 1}/$epochs"
+
+  private def number(node: JsonNode): String = String.format(Locale.ROOT, "%.4f", Double.box(node.asDouble))
+
+  private def rate(event: JsonNode): String =
+    String.format(Locale.ROOT, "%,.0f rows/s", Double.box(event.path("rowsPerSecond").asDouble))
+}
+
+private[kindling] object Progress {
+  sealed trait Mode
+  case object Live extends Mode
+  case object Plain extends Mode
+  case object Off extends Mode
+
+  final val Setting = "spark.kindling.progress"
+  private val PlainNanos = 10L * 1000 * 1000 * 1000
+
+  def mode(conf: SparkConf, terminal: Boolean): Mode = conf.get(Setting, "auto") match {
+    case "live" => Live
+    case "plain" => Plain
+    case "off" => Off
+    case "auto" =>
+      if (conf.getOption("spark.ui.showConsoleProgress").contains("false")) Off
+      else if (terminal) Live
+      else Plain
+    case other => throw new IllegalArgumentException(s"""$Setting must be auto, live, plain or off, but is "$other"""")
+  }
+}

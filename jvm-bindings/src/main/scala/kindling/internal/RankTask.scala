@@ -1,0 +1,142 @@
+package kindling.internal
+
+import java.nio.charset.StandardCharsets.UTF_8
+
+import com.fasterxml.jackson.databind.JsonNode
+import org.apache.spark.BarrierTaskContext
+import org.apache.spark.broadcast.Broadcast
+import org.apache.spark.ml.kindling.EventChannel
+import org.slf4j.LoggerFactory
+
+import scala.util.control.NonFatal
+import scala.util.{Failure, Success, Try}
+
+/**
+ * What every rank of a run is told. It travels in the task closure, the only place where the run's secret is ever written; no
+ * `toString` shows it.
+ */
+private[kindling] final class RankPlan(
+    val run: String,
+    val attempt: Int,
+    val world: Int,
+    val secret: String,
+    val threads: Int,
+    val settings: Settings,
+    val shards: Seq[ShardReport],
+    val channel: String,
+    val loading: NativeLoading
+) extends Serializable {
+
+  /** The same run tried again; messages of the attempt before go nowhere. */
+  def copyFor(attempt: Int): RankPlan =
+    new RankPlan(run, attempt, world, secret, threads, settings, shards, s"$channel-$attempt", loading)
+}
+
+/**
+ * One rank, as the body of a barrier task: open a session, meet the others, train, bring back the result.
+ *
+ * Whatever happens, the rank first takes part in the gathering: a rank that stayed away would leave the others waiting in Spark's
+ * barrier. Who failed to open says so there. The session is always closed, after its watcher.
+ */
+private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[Byte]]) extends Serializable {
+
+  def run(): RankOutcome = {
+    val context = BarrierTaskContext.get()
+    val rank = context.partitionId()
+    val place = Place.here()
+    var release = true
+    LocalRuns.enter(plan.run)
+    try {
+      val opened = attempt(open(context, rank))
+      try {
+        val hello = opened.fold(
+          failure => Json.obj().put("failure", sentence(failure)),
+          session => Json.parse(Native.sessionEndpoint(session))
+        )
+        RankTask.tell(plan.channel, Json.obj().put("type", "arrived").put("rank", rank))
+        val answers = context.allGather(Json.text(hello)).toSeq.map(Json.parse)
+        val outcome = opened match {
+          case Failure(e) => RankOutcome.Failed(rank, place, sentence(e), FailureKind.of(e), secondary = false)
+          case Success(session) =>
+            attempt(together(context, rank, place, session, answers)).fold(
+              failure => failed(rank, place, failure),
+              identity
+            )
+        }
+        release = !outcome.isInstanceOf[RankOutcome.Misplaced]
+        outcome
+      } finally opened.foreach(Native.sessionClose)
+    } finally LocalRuns.leave(plan.run, release)
+  }
+
+  private def open(context: BarrierTaskContext, rank: Int): Long = {
+    NativeLibrary.load(plan.loading): Unit
+    val host = RankTask.hostOf(context.getTaskInfos()(rank).address)
+    Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host)), program.value, null)
+  }
+
+  private def together(
+      context: BarrierTaskContext,
+      rank: Int,
+      place: Place,
+      session: Long,
+      answers: Seq[JsonNode]
+  ): RankOutcome = {
+    val firstFailure = answers.indexWhere(_.has("failure"))
+    val processes = answers.map(_.path("process").asText).toSet
+    val uncovered = plan.shards.filter(s => s.rows + s.validationRows > 0).map(_.process).distinct.filterNot(processes)
+    if (firstFailure >= 0)
+      RankOutcome.Failed(rank, place, s"rank $firstFailure could not start", FailureKind.Other, secondary = true)
+    else if (uncovered.nonEmpty) RankOutcome.Misplaced(rank, place, uncovered)
+    else {
+      val watcher = new Watcher(session, rank, context)
+      try {
+        Native.sessionConnect(session, Json.bytes(Json.array(answers)))
+        RankTask.tell(plan.channel, Json.obj().put("type", "connected").put("rank", rank))
+        val report = Native.sessionFit(session, eventSink(rank))
+        val weights = if (rank == 0) Some(Native.sessionWeights(session)) else None
+        RankOutcome.Finished(rank, place, answers(rank).path("process").asText, report, weights)
+      } finally watcher.close()
+    }
+  }
+
+  private def eventSink(rank: Int): EventSink =
+    if (rank == 0) {
+      val send = EventChannel.sender(plan.channel)
+      // Reports are for people: one that gets lost must not end the training.
+      event =>
+        try send(event)
+        catch { case NonFatal(e) => RankTask.log.debug("an event was not sent", e) }
+    } else _ => ()
+
+  private def failed(rank: Int, place: Place, e: Throwable): RankOutcome =
+    RankOutcome.Failed(rank, place, sentence(e), FailureKind.of(e), e.isInstanceOf[PeerLostException])
+
+  private def sentence(e: Throwable): String = RankTask.sentence(e)
+
+  /** Also catches what loading a library throws; a fatal error of the JVM goes on to Spark. */
+  private def attempt[T](body: => T): Try[T] =
+    try Success(body)
+    catch {
+      case NonFatal(e) => Failure(e)
+      case e: LinkageError => Failure(e)
+    }
+}
+
+private[kindling] object RankTask {
+  private val log = LoggerFactory.getLogger("kindling.RankTask")
+
+  def sentence(e: Throwable): String = Option(e.getMessage).filter(_.nonEmpty).getOrElse(e.getClass.getName)
+
+  /** A note to the driver; the run does not depend on it. */
+  private def tell(channel: String, note: JsonNode): Unit =
+    try EventChannel.sender(channel)(Json.text(note).getBytes(UTF_8))
+    catch { case NonFatal(e) => log.debug("a note was not sent", e) }
+
+  /** `host:port`, where the host may be an IPv6 address in brackets. */
+  private[internal] def hostOf(address: String): String = {
+    val colon = address.lastIndexOf(':')
+    val host = if (colon >= 0) address.substring(0, colon) else address
+    host.stripPrefix("[").stripSuffix("]")
+  }
+}

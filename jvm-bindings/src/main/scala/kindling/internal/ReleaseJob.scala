@@ -1,0 +1,44 @@
+package kindling.internal
+
+import java.util.concurrent.TimeoutException
+
+import org.apache.spark.SparkContext
+import org.apache.spark.ml.kindling.Cluster
+import org.slf4j.LoggerFactory
+
+import scala.concurrent.Await
+import scala.concurrent.duration._
+import scala.util.control.NonFatal
+
+/**
+ * Frees what a failed or cancelled run left in the executors: one small task per executor, best effort and bounded in time. An
+ * executor that is busy or gone is not waited for: the next ingest there drops the shards ([[RunsOver]]).
+ */
+private[kindling] object ReleaseJob {
+  private val log = LoggerFactory.getLogger("kindling.ReleaseJob")
+  private val Limit = 10.seconds
+
+  def run(sc: SparkContext, run: String): Unit =
+    try
+      if (sc.isLocal) LocalRuns.drop(run)
+      else if (!sc.isStopped) {
+        val executors = new PlacedRDD(sc, Cluster.executors(sc).map { case (id, host) => Place(id, host) })
+        val job = sc.submitJob(
+          executors,
+          (_: Iterator[Int]) => LocalRuns.drop(run),
+          executors.partitions.indices,
+          (_: Int, _: Unit) => (),
+          ()
+        )
+        try Await.result(job, Limit)
+        catch {
+          case e: TimeoutException =>
+            job.cancel()
+            log.info("the release of run {} was not done within {}: the next run does it", run, Limit: Any, e)
+        }
+      }
+    catch {
+      // The run's own failure is what the user must see.
+      case NonFatal(e) => log.info(s"the release of run $run failed: the next run does it", e)
+    }
+}

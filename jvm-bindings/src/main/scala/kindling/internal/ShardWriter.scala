@@ -1,0 +1,131 @@
+package kindling.internal
+
+import org.apache.spark.sql.catalyst.InternalRow
+
+/** The two halves of a shard, with the numbers the native library knows them by. */
+private[kindling] object Split {
+  final val Train = 0
+  final val Validation = 1
+}
+
+/** What a sealed shard reports: where it is and how many rows it holds. */
+private[kindling] final case class ShardReport(
+    partition: Int,
+    process: String,
+    key: Long,
+    rows: Long,
+    validationRows: Long,
+    bytes: Long
+)
+
+private[kindling] object ShardReport {
+  def parse(json: Array[Byte]): ShardReport = {
+    val node = Json.parse(json)
+    ShardReport(
+      Json.required(node, "partition").asInt,
+      Json.required(node, "process").asText,
+      Json.required(node, "key").asLong,
+      Json.required(node, "rows").asLong,
+      Json.required(node, "validationRows").asLong,
+      Json.required(node, "bytes").asLong
+    )
+  }
+}
+
+/**
+ * Fills one native shard with rows: reserve a block, write rows into it, commit it, next block.
+ *
+ * It owns the shard until [[seal]]: `close` before that drops what was written, after it does nothing. Blocks start small and
+ * double up to about 4 MB, so that many tiny partitions do not reserve much more than they hold.
+ */
+private[kindling] final class ShardWriter private (key: Long, layout: FeatureLayout, reader: FeatureReader)
+    extends AutoCloseable {
+  private val halves = Array(new Half(Split.Train), new Half(Split.Validation))
+  private var owned = true
+
+  /** Writes one row into a half; false if the reader drops the row. */
+  def write(row: InternalRow, split: Int): Boolean = {
+    val half = halves(split)
+    val written = reader.write(row, half.addressesOfFreeSlot(), half.used)
+    if (written) half.used += 1
+    written
+  }
+
+  /** Commits what is open and seals the shard: from now on it is readable, and whoever releases its run frees it. */
+  def seal(): ShardReport = {
+    halves.foreach(_.commit())
+    val report = ShardReport.parse(Native.shardClose(key))
+    owned = false
+    report
+  }
+
+  override def close(): Unit =
+    if (owned) {
+      owned = false
+      Native.shardDiscard(key)
+    }
+
+  private final class Half(split: Int) {
+    private val addresses = new Array[Long](layout.columns.size)
+    private var reserved = 0
+    private var next = ShardWriter.firstBlockRows(layout.rowBytes)
+    var used = 0
+
+    def addressesOfFreeSlot(): Array[Long] = {
+      if (used == reserved) {
+        commit()
+        Native.shardReserve(key, split, next, addresses)
+        reserved = next
+        next = math.min(next.toLong * 2, ShardWriter.maxBlockRows(layout.rowBytes)).toInt
+      }
+      addresses
+    }
+
+    def commit(): Unit =
+      if (reserved > 0) {
+        Native.shardCommit(key, split, used)
+        reserved = 0
+        used = 0
+      }
+  }
+}
+
+private[kindling] object ShardWriter {
+  private val FirstBlockBytes = 64L << 10
+  private val MaxBlockBytes = 4L << 20
+
+  def open(
+      run: String,
+      partition: Int,
+      attempt: Long,
+      layout: FeatureLayout,
+      handleInvalid: HandleInvalid
+  ): ShardWriter = {
+    val columns = Json.array(layout.columns.map(ColumnSpec.json))
+    val spec = Json.obj().put("run", run).put("partition", partition).put("attempt", attempt)
+    Json.set(spec, "columns", columns)
+    val key = LocalRuns.open(run) { liveRuns =>
+      val runs = spec.putArray("liveRuns")
+      liveRuns.foreach(runs.add)
+      Native.shardOpen(Json.bytes(spec))
+    }
+    new ShardWriter(key, layout, new FeatureReader(layout, handleInvalid))
+  }
+
+  private[internal] def firstBlockRows(rowBytes: Long): Int = rowsIn(FirstBlockBytes, rowBytes)
+
+  private[internal] def maxBlockRows(rowBytes: Long): Int = rowsIn(MaxBlockBytes, rowBytes)
+
+  private def rowsIn(bytes: Long, rowBytes: Long): Int = math.max(1L, bytes / rowBytes).toInt
+}
+
+/** How a native column is described to the native library. */
+private[kindling] object ColumnSpec {
+  def json(column: NativeColumn): com.fasterxml.jackson.databind.JsonNode =
+    Json
+      .obj()
+      .put("name", column.name)
+      .put("role", if (column.isLabel) "label" else "input")
+      .put("dtype", column.dtype.name)
+      .put("width", column.width)
+}

@@ -1,0 +1,168 @@
+package kindling.internal
+
+import java.security.SecureRandom
+
+import kindling.TrainingSummary
+import org.apache.spark.SparkContext
+import org.apache.spark.sql.Dataset
+import org.slf4j.LoggerFactory
+
+/** What a run leaves: the program, its trained weights (safetensors), and the summary. */
+private[kindling] final case class Trained(program: Program, weights: Array[Byte], summary: TrainingSummary)
+
+/**
+ * One run on the driver, from the parameters to the trained weights:
+ *
+ *  1. everything that can be refused before data is touched is refused: parameters, program, columns, slots;
+ *  1. the ingest job turns the data's partitions into native shards where they are read;
+ *  1. ranks are placed on the executors that hold rows, and memory is compared with what executors may use;
+ *  1. the training job, a barrier job of numWorkers tasks, trains ([[TrainingJob]]);
+ *  1. whatever happened, shards are released, by the ranks themselves or by [[ReleaseJob]].
+ *
+ * All jobs of a run carry one tag of its own, and the caller's job group stays as it is: who cancels the group, all jobs or the
+ * tag ends the run. A thread that is interrupted in `fit` ends its run's jobs too.
+ */
+private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_]) {
+  private val sc: SparkContext = data.sparkSession.sparkContext
+  private val run = TrainingRun.randomHex(16)
+  private val tag = s"kindling-$run"
+
+  def fit(): Trained = {
+    val start = System.nanoTime()
+    val settings = Settings.of(params)
+    TrainingRun.checkCluster(sc)
+    val loading = NativeLoading.of(sc.getConf.getOption, params.getLibtorch)
+    NativeLibrary.load(loading): Unit
+    tagged {
+      val program = ProgramSource.resolve(params, data, sc.hadoopConfiguration)
+      val layout = FeatureLayout.forTraining(data.schema, program.description, FeatureLayout.Choice.of(params))
+      TrainingRun.checkResultSize(sc, program.description)
+      val slots = Slots.of(sc)
+      slots.requireTotal(settings.numWorkers, settings.slotTimeoutMs)
+      releasing {
+        val stored = ingest(settings, layout, loading)
+        val placement = Placement.spread(stored, settings.numWorkers)
+        MemoryEstimate.check(
+          MemoryEstimate.of(program.description, settings.optimizer, placement, stored),
+          sc.master,
+          sc.getConf
+        )
+        val plan = new RankPlan(
+          run,
+          0,
+          settings.numWorkers,
+          TrainingRun.randomHex(32),
+          sc.getConf.getInt("spark.task.cpus", 1),
+          settings,
+          stored.map(_.report),
+          tag,
+          loading
+        )
+        val result = new TrainingJob(sc, plan, program, placement, slots, tag).run()
+        Trained(program, result.weights, summary(settings, stored, result, start))
+      }
+    }
+  }
+
+  private def ingest(settings: Settings, layout: FeatureLayout, loading: NativeLoading): Seq[IngestOutcome.Stored] = {
+    val job =
+      new Ingest(run, layout, settings.handleInvalid, settings.validation, settings.seed, loading, RunsOver.list)
+    sc.setLocalProperty(TrainingRun.Description, s"Kindling $run: read the data")
+    val stored =
+      try job.read(data, () => sc.cancelJobsWithTag(tag))
+      catch Failures.ofIngest
+    val (rows, validationRows) = (stored.map(_.report.rows).sum, stored.map(_.report.validationRows).sum)
+    val skipped = stored.map(_.skipped).sum
+    if (rows == 0)
+      throw new IllegalArgumentException(
+        s"there is no row to train on: ${rows + validationRows + skipped} rows were read, of which $validationRows validate and " +
+          s"$skipped were skipped"
+      )
+    TrainingRun.log.info(
+      s"run $run read $rows rows and $validationRows validation rows into ${stored.size} shards, $skipped skipped"
+    )
+    if (skipped > 0) TrainingRun.log.warn(s"$skipped rows with a null or NaN were skipped (handleInvalid=skip)")
+    stored
+  }
+
+  private def summary(
+      settings: Settings,
+      stored: Seq[IngestOutcome.Stored],
+      result: TrainingResult,
+      start: Long
+  ): TrainingSummary = {
+    val report = Json.parse(result.report)
+    TrainingSummary(
+      epochs = Json.elements(Json.required(report, "epochs")).map(TrainingSummary.epoch),
+      totalRows = stored.map(_.report.rows).sum,
+      validationRows = stored.map(_.report.validationRows).sum,
+      skippedRows = stored.map(_.skipped).sum,
+      steps = Json.required(report, "steps").asLong,
+      seconds = (System.nanoTime() - start) / 1e9,
+      trainingSeconds = Json.required(report, "seconds").asDouble,
+      communicationSeconds = Json.optional(report, "communicationSeconds").fold(0.0)(_.asDouble),
+      executors = result.processes,
+      workers = settings.numWorkers
+    )
+  }
+
+  /** On failure: end what still runs, then free what is left of the run in the executors. The first failure is the one that leaves. */
+  private def releasing[T](body: => T): T = {
+    var done = false
+    try {
+      val result = body
+      done = true
+      result
+    } finally
+      if (!done) {
+        RunsOver.add(run)
+        if (!sc.isStopped) {
+          sc.cancelJobsWithTag(tag)
+          // An interrupted thread could wait for nothing, so the flag is set aside for the clean-up.
+          val interrupted = Thread.interrupted()
+          try ReleaseJob.run(sc, run)
+          finally if (interrupted) Thread.currentThread().interrupt()
+        }
+      }
+  }
+
+  private def tagged[T](body: => T): T = {
+    val description = sc.getLocalProperty(TrainingRun.Description)
+    sc.addJobTag(tag)
+    try body
+    finally {
+      sc.setLocalProperty(TrainingRun.Description, description)
+      if (!sc.isStopped) sc.removeJobTag(tag)
+    }
+  }
+}
+
+private[kindling] object TrainingRun {
+  private val log = LoggerFactory.getLogger("kindling.TrainingRun")
+
+  /** What the web UI shows beside a job. */
+  final val Description = "spark.job.description"
+
+  private val random = new SecureRandom()
+
+  def randomHex(bytes: Int): String = {
+    val buffer = new Array[Byte](bytes)
+    random.nextBytes(buffer)
+    buffer.map(byte => f"${byte & 0xff}%02x").mkString
+  }
+
+  private def checkCluster(sc: SparkContext): Unit =
+    if (!sc.isLocal && sc.getConf.getBoolean("spark.dynamicAllocation.enabled", defaultValue = false))
+      throw new IllegalArgumentException(
+        "spark.dynamicAllocation.enabled is true, but Spark runs no barrier job with dynamic allocation: set it to false"
+      )
+
+  private def checkResultSize(sc: SparkContext, program: ProgramDescription): Unit = {
+    val limit = sc.getConf.getSizeAsBytes("spark.driver.maxResultSize", "1g")
+    if (limit > 0 && program.stateBytes > limit)
+      throw new IllegalArgumentException(
+        s"the network has ${program.stateBytes} bytes of weights, more than spark.driver.maxResultSize ($limit bytes) lets a task " +
+          "bring back: raise it"
+      )
+  }
+}

@@ -1,0 +1,31 @@
+package org.apache.spark.ml.kindling
+
+import org.apache.spark.{SparkContext, SparkEnv}
+import org.apache.spark.scheduler.TaskSchedulerImpl
+
+/**
+ * What Spark keeps to itself (`private[spark]`) about executors and task slots, and Kindling needs. Nothing here decides anything.
+ */
+object Cluster {
+
+  /** Task slots of all registered executors under the default resource profile. */
+  def totalSlots(sc: SparkContext): Int = sc.maxNumConcurrentTasks(sc.resourceProfileManager.defaultResourceProfile)
+
+  /** Tasks that run now, of any job. */
+  def runningTasks(sc: SparkContext): Int = sc.taskScheduler match {
+    case scheduler: TaskSchedulerImpl => scheduler.runningTasksByExecutors.values.sum
+    case _ => 0
+  }
+
+  /** Id and host of every registered executor; in local mode that is the driver, else the driver is left out. */
+  def executors(sc: SparkContext): Seq[(String, String)] =
+    sc.env.blockManager.master.getMemoryStatus.keys.toSeq
+      .filter(id => sc.isLocal || !id.isDriver)
+      .map(id => (id.executorId, id.host))
+
+  /** The executor in which the caller runs. */
+  def executorId(): String = SparkEnv.get.executorId
+
+  /** The name under which Spark knows this executor's host. */
+  def host(): String = SparkEnv.get.blockManager.blockManagerId.host
+}
