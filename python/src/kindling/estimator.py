@@ -1,0 +1,242 @@
+"""`TorchEstimator` trains a network on the executors; `TorchModel` is what comes out. Both wrap the Scala classes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pyspark.ml.util import JavaMLReadable, JavaMLWritable
+from pyspark.ml.wrapper import JavaEstimator, JavaModel, JavaParams
+
+from kindling.errors import InvalidArgumentError, KindlingError, spark_errors
+from kindling.export import export_for
+from kindling.jar import installed_libtorch
+from kindling.keywords import check
+from kindling.layers import Sequential
+from kindling.params import InferenceParams, TrainingParams
+from kindling.summary import TrainingSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeGuard
+
+    import torch
+    from py4j.java_gateway import JavaObject
+    from pyspark.ml.param import Param
+    from pyspark.sql import DataFrame
+    from typing_extensions import Self, Unpack
+
+    Network = str | Path | torch.nn.Module | Sequential
+
+
+class Settings(TypedDict, total=False):
+    """The keywords of `TorchEstimator`; `explainParams()` tells what they mean and their defaults."""
+
+    model: Network | None
+    layers: str | None
+    loss: str
+    optimizer: str
+    learningRate: float
+    momentum: float
+    weightDecay: float | None
+    beta1: float
+    beta2: float
+    epsilon: float
+    batchSize: int
+    maxEpochs: int
+    maxIter: int
+    numWorkers: int
+    featuresCol: str
+    inputCols: Sequence[str] | None
+    inputShapes: str | Sequence[Sequence[int]] | None
+    labelCol: str
+    predictionCol: str
+    probabilityCol: str
+    validationIndicatorCol: str | None
+    validationFraction: float
+    seed: int
+    shuffle: bool
+    handleInvalid: str
+    device: str
+    inferBatchSize: int
+    rendezvousTimeout: float
+    collectiveTimeout: float
+    slotTimeout: float
+    progressInterval: float
+    libtorch: str
+
+
+class Stage(JavaParams, JavaMLWritable):
+    """What the estimator and the model have in common towards the JVM."""
+
+    libtorch: Param[str]
+
+    def _transfer_params_to_java(self) -> None:
+        # The torch of this Python, not of the one that saved the stage: looked up whenever the JVM is told.
+        self._setDefault(libtorch=installed_libtorch())
+        super()._transfer_params_to_java()
+
+    def save(self, path: str) -> None:
+        """Save to a path that Spark knows; `write().overwrite().save(path)` replaces what is there."""
+        with spark_errors():
+            super().save(path)
+
+
+class TorchModel(Stage, JavaModel, InferenceParams, JavaMLReadable["TorchModel"]):
+    """A trained network: `transform` adds the prediction column, and with crossEntropy the probabilities."""
+
+    def __init__(self, java_model: JavaObject | None = None) -> None:
+        super().__init__(java_model)
+        self._inference_defaults()
+        if java_model is not None:
+            self._transfer_params_from_java()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights and buffers by name, as `torch.nn.Module.load_state_dict` takes them."""
+        try:
+            from safetensors.torch import load
+        except ImportError as error:
+            raise KindlingError("state_dict needs torch and safetensors: pip install kindling[torch]") from error
+        with spark_errors():
+            # Not through _call_java, which takes bytes from the JVM for a pickle.
+            return load(bytes(self._java().weights()))
+
+    @property
+    def summary(self) -> TrainingSummary:
+        """How the training went; it is saved with the model."""
+        with spark_errors():
+            return TrainingSummary.from_json(str(self._java().summary().toJson()))
+
+    def _java(self) -> JavaObject:
+        if self._java_obj is None:
+            raise KindlingError("this TorchModel holds no network: it comes from TorchEstimator.fit or TorchModel.load")
+        return self._java_obj
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        with spark_errors():
+            return super()._transform(dataset)
+
+
+class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLReadable["TorchEstimator"]):
+    """Trains a network on the rows of a DataFrame, with `numWorkers` replicas inside Spark's executors.
+
+    `model` is the network: the path of a .pt2 file that `torch.export` or `kindling.export` wrote, a `torch.nn.Module`
+    (exported on the driver, its input shapes read from the data), or a `Sequential` list of layers. The other keywords
+    are Spark ML params under the same names.
+
+    >>> estimator = TorchEstimator(model=net, batchSize=256, maxEpochs=5, numWorkers=4)  # doctest: +SKIP
+    >>> model = estimator.fit(df)  # doctest: +SKIP
+    """
+
+    def __init__(self, **settings: Unpack[Settings]) -> None:
+        check("TorchEstimator", settings, Settings.__annotations__)
+        super().__init__()
+        self._module: torch.nn.Module | None = None
+        self._java_obj = _new_java_estimator(self.uid)
+        self._inference_defaults()
+        self._training_defaults()
+        self.setParams(**settings)
+
+    def setParams(self, **settings: Unpack[Settings]) -> Self:
+        """Set any of the keywords of the constructor; those not given, or None, stay as they are."""
+        check("TorchEstimator", settings, Settings.__annotations__)
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        if "model" in given and "layers" in given:
+            raise TypeError("a TorchEstimator trains one network: give model or layers, not both")
+        for name, value in given.items():
+            # Through the setters: some take more than their param holds.
+            getattr(self, f"set{name[0].upper()}{name[1:]}")(value)
+        return self
+
+    def setModel(self, network: Network) -> Self:
+        """Set the network: the path of a .pt2 file, a torch.nn.Module, or a Sequential."""
+        if isinstance(network, Sequential):
+            return self.setLayers(network.to_json())
+        if isinstance(network, str):
+            self._forget_network()
+            return self._set(model=network)
+        if isinstance(network, Path):
+            # A file of this machine, whatever file system is Spark's default.
+            return self.setModel(f"file://{network.resolve()}")
+        if not _is_module(network):
+            raise InvalidArgumentError(
+                f"model is a {type(network).__name__}: it should be the path of a .pt2 file, a torch.nn.Module,"
+                " or a kindling.Sequential"
+            )
+        self._forget_network()
+        self._module = network
+        return self
+
+    def getModel(self) -> Network | None:
+        """The network that the next fit trains; None when none was given. A Sequential comes back as an equal one."""
+        if self.isSet(self.layers):
+            return Sequential.from_json(self.getOrDefault(self.layers))
+        return str(self.getOrDefault(self.model)) if self.isSet(self.model) else self._module
+
+    def setLayers(self, layers: str) -> Self:
+        """Set the network as the JSON of a list of layers; `setModel(Sequential([...]))` writes it for you."""
+        self._forget_network()
+        return self._set(layers=layers)
+
+    def getLayers(self) -> str | None:
+        """The JSON of the list of layers; None when the network is not one."""
+        return str(self.getOrDefault(self.layers)) if self.isSet(self.layers) else None
+
+    def _forget_network(self) -> None:
+        """One network at a time: a new one replaces the old, in whichever form that was."""
+        self._module = None
+        self.clear(self.model)
+        self.clear(self.layers)
+
+    def _held(self) -> torch.nn.Module | None:
+        """The module that only Python holds, unless a param map brought a path or layers since."""
+        return None if self.isSet(self.model) or self.isSet(self.layers) else self._module
+
+    def _fit(self, dataset: DataFrame) -> TorchModel:
+        with spark_errors():
+            module = self._held()
+            if module is None:
+                return super()._fit(dataset)
+            with tempfile.TemporaryDirectory(prefix="kindling-") as folder:
+                path = Path(folder) / "network.pt2"
+                shapes = json.loads(self.getInputShapes()) if self.isDefined(self.inputShapes) else None
+                columns = self.getInputCols() if self.isDefined(self.inputCols) else [self.getFeaturesCol()]
+                export_for(module, dataset, columns, shapes, str(path))
+                # A copy carries the program to the JVM: this estimator may be fitting other data at the same time.
+                return super(TorchEstimator, self.copy({self.model: f"file://{path}"}))._fit(dataset)
+
+    def _to_java(self) -> JavaObject:
+        """For saving. A module cannot be: what another session needs to read is a file of its own."""
+        if self._held() is not None:
+            raise InvalidArgumentError(
+                "an estimator that holds a torch.nn.Module cannot be saved:"
+                " write the module with kindling.export and give its path as model"
+            )
+        return super()._to_java()
+
+    def _create_model(self, java_model: JavaObject) -> TorchModel:
+        return TorchModel(java_model)
+
+
+def _new_java_estimator(uid: str) -> Any:
+    """The Scala object behind the wrapper; without it nothing works, so say what is missing."""
+    try:
+        return JavaParams._new_java_obj("kindling.TorchEstimator", uid)
+    except AssertionError:
+        raise KindlingError("there is no SparkSession: start one before making a TorchEstimator") from None
+    except TypeError as error:
+        if "JavaPackage" not in str(error):
+            raise
+        raise KindlingError(
+            "Kindling's jar is not on Spark's class path:"
+            ' start the session with .config("spark.jars", kindling.jar_path())'
+        ) from None
+
+
+def _is_module(value: object) -> TypeGuard[torch.nn.Module]:
+    """Whether it is a torch.nn.Module. Who holds one has imported torch: nobody else needs to."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
