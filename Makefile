@@ -1,0 +1,119 @@
+# Kindling's one door: `make` says what there is. CI runs the same targets (.ci/run).
+#
+# One profile, release, serves the library, the tests, clippy and rustdoc: compiling the dependencies (libtorch's
+# bindings above all) takes minutes on two cores, and a second profile would take them again.
+# Steps run one after another, because each of the builds uses every core by itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup native jar wheel demo test test-native test-jvm test-python test-integration check check-rust \
+  check-jvm check-python check-text format bench-collective clean distclean FORCE
+
+# Looked up on first use, so that `make help` needs no Python.
+VENV = $(eval VENV := $$(shell scripts/venv path))$(VENV)
+TORCH = $(eval TORCH := $$(shell scripts/venv torch))$(TORCH)
+PYTHON_BIN = $(VENV)/bin/python
+
+NATIVE := $(CURDIR)/build/libkindling.so
+REPLAY := $(CURDIR)/build/replay
+JAR := $(CURDIR)/build/kindling.jar
+JAR_IN_WHEEL := python/src/kindling/jars/kindling.jar
+
+MVN := mvn -B -ntp -f jvm-bindings/pom.xml
+CARGO := scripts/cargo
+PYTHON_CODE := python examples integration-tests
+
+# What tests and examples find Kindling by; nothing of it is needed by users. Without SPARK_LOCAL_IP Spark takes the
+# first address that is not loopback, and a cluster inside one machine has no business on a network.
+RUN = env LIBTORCH='$(TORCH)' KINDLING_NATIVE='$(NATIVE)' KINDLING_JAR='$(JAR)' KINDLING_REPLAY='$(REPLAY)' \
+  PYTHONPATH='$(CURDIR)/python/src' PYSPARK_PYTHON='$(PYTHON_BIN)' SPARK_LOCAL_IP=127.0.0.1 PATH='$(VENV)/bin':"$$PATH"
+
+help: ## list the targets
+	@echo 'Kindling, distributed deep learning inside Apache Spark. Targets:'
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## look for the tools and create the Python environment
+	@scripts/require
+	@scripts/venv make
+
+native: $(NATIVE) ## build the native library build/libkindling.so
+
+jar: $(JAR) ## build build/kindling.jar, the native library inside
+
+wheel: $(JAR_IN_WHEEL) ## build the Python wheel in build/, the jar inside
+	'$(PYTHON_BIN)' -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build ./python
+	@ls build/kindling-*.whl
+
+# Cargo knows what is out of date; scripts/cargo replaces these files only when they changed.
+$(NATIVE): FORCE | setup
+	$(CARGO) build --release --workspace --locked
+
+# kindling-replay, told where libtorch is: a library path for all tests would hide a jar that cannot do without one.
+$(REPLAY): $(NATIVE)
+	printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$$@"\n' '$(TORCH)/lib' '$(CURDIR)/build/kindling-replay' >'$@'
+	chmod +x '$@'
+
+$(JAR): $(NATIVE) jvm-bindings/pom.xml $(shell find jvm-bindings/src -type f)
+	$(MVN) -q package -Dmaven.test.skip=true -DskipTests -Dkindling.native='$(NATIVE)'
+	cp jvm-bindings/target/kindling.jar '$@'
+
+$(JAR_IN_WHEEL): $(JAR)
+	mkdir -p '$(@D)'
+	cp '$<' '$@'
+
+# Spark says goodbye after the result; awk holds the result back, so that it is the last line.
+demo: $(JAR_IN_WHEEL) ## train a small network on two Spark executors, and print its accuracy
+	@$(RUN) '$(PYTHON_BIN)' examples/01_digits.py --master 'local-cluster[2,1,2048]' </dev/null | \
+	  awk '/^demo: / { result = $$0; next } { print; fflush() } END { if (result == "") exit 1; print result }'
+
+test: test-native test-jvm test-python test-integration ## build everything and run every test
+
+test-native: $(NATIVE) ## cargo test of every crate
+	$(CARGO) test --release --workspace --locked
+
+test-jvm: $(JAR) ## the Scala tests
+	$(RUN) $(MVN) test -Dkindling.native='$(NATIVE)'
+
+test-python: $(JAR_IN_WHEEL) ## the tests of the Python package
+	cd python && $(RUN) '$(PYTHON_BIN)' -m pytest
+
+test-integration: $(JAR_IN_WHEEL) $(REPLAY) ## Spark clusters on this machine, golden files, examples, README
+	$(RUN) '$(PYTHON_BIN)' -m pytest integration-tests/spark
+
+check: check-text check-python check-rust check-jvm ## formatting, lints, types and docs, as CI wants them
+
+check-rust: | setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --workspace --no-deps --locked
+
+check-jvm: | setup
+	$(MVN) -q scalafmt:format@check
+
+check-python: | setup
+	'$(VENV)/bin/ruff' format --check $(PYTHON_CODE)
+	'$(VENV)/bin/ruff' check $(PYTHON_CODE)
+	cd python && '$(VENV)/bin/mypy'
+
+# A path in somebody's home folder works on one machine only.
+check-text:
+	@! git grep --untracked -nIE '/(home|root|Users)/[A-Za-z0-9_.]' -- . || \
+	  { echo 'check: the lines above name a home folder' >&2; exit 1; }
+
+format: | setup ## format every source file
+	$(CARGO) fmt --all
+	$(MVN) -q scalafmt:format@format
+	'$(VENV)/bin/ruff' format $(PYTHON_CODE)
+	'$(VENV)/bin/ruff' check --fix $(PYTHON_CODE)
+
+bench-collective: | setup ## measure the all-reduce between processes on this machine
+	$(CARGO) run --release --locked -p kindling-collective --example allreduce_bench
+
+clean: ## remove what was built in this checkout
+	rm -rf build jvm-bindings/target python/src/kindling/jars
+
+distclean: clean ## clean, and empty the cache that all checkouts share
+	rm -rf "$$(scripts/cache)"/{venv-*,target}
