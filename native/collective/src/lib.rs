@@ -26,7 +26,8 @@
 //!
 //! # Ending
 //! Dropping the communicator and its works leaves the group in order: a farewell tells the neighbours, so that ranks
-//! still busy with the last operation finish it. Dropping it while its operations are still running aborts the group.
+//! still busy with the last operation finish it. Dropping both while operations are still running aborts the group on TCP;
+//! inside a process the other ranks finish what was started.
 //!
 //! # Example
 //! Two ranks as threads of one process:

@@ -107,10 +107,11 @@ fn all_reduce_everything(transport: Transport, world: usize, lengths: &[usize]) 
 
 #[test]
 fn every_reduction_has_the_promised_bits_on_every_rank_of_either_transport() {
-    // 4096 and 4097 f32 lie on both sides of the change from whole contributions to chunks.
     for transport in BOTH {
         for world in 1..=5 {
-            all_reduce_everything(transport, world, &[0, 1, 2, 3, 7, 1000, 4096, 4097]);
+            // The last two, as f32, lie on both sides of the change from whole contributions to chunks.
+            let change = 256 * 1024 / size_of::<f32>() / world;
+            all_reduce_everything(transport, world, &[0, 1, 2, 3, 7, 1000, change, change + 1]);
         }
         all_reduce_everything(transport, 9, &[0, 1, 8, 9, 10, 1000, 5000]);
     }
