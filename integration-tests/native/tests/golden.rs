@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kindling_integration_tests::read_program;
-use kindling_train::{Replica, TrainingConfig};
+use kindling_train::{Predictor, Replica, TrainingConfig};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 use tch::{Kind, Tensor};
@@ -66,6 +66,7 @@ impl Golden {
             assert!(difference <= self.tolerance(), "step {step}: loss {loss}, PyTorch {expected}");
         }
         let weights = replica.weights().unwrap();
+        self.evaluate(&file);
         let weights = SafeTensors::deserialize(&weights).unwrap();
         let finals: Vec<&str> = file.names().into_iter().filter_map(|name| name.strip_prefix("final.")).collect();
         let mut names = weights.names();
@@ -77,6 +78,27 @@ impl Golden {
             let noise = if self.dtype == "f32" { values(&file, &format!("noise.{name}"))[0] } else { 0.0 };
             self.compare(name, &values(&weights, name), &values(&file, &format!("final.{name}")), noise);
         }
+    }
+
+    /// Predicts with PyTorch's last weights and compares with its module in evaluation.
+    fn evaluate(&self, file: &SafeTensors<'_>) {
+        let finals = file.iter().filter_map(|(name, view)| Some((name.strip_prefix("final.")?.to_owned(), view)));
+        let weights = safetensors::serialize(finals, None).unwrap();
+        let inputs: Vec<Tensor> = (0..).map_while(|i| tensor(file, &format!("x{i}.eval"))).collect();
+        let program = read_program(&self.folder.join(&self.about["program"])).unwrap();
+        let columns: Vec<_> = inputs
+            .iter()
+            .zip(&program.inputs)
+            .map(|(x, input)| {
+                let width = x.numel() / x.size()[0] as usize;
+                json!({"name": input.name, "role": "input", "dtype": input.dtype.name(), "width": width})
+            })
+            .collect();
+        let config = json!({"threads": 1, "device": "cpu", "loss": self.about["loss"], "columns": columns});
+        let config = serde_json::from_value(config).unwrap();
+        let output = Predictor::open(config, &program, Some(&weights)).unwrap().run(&inputs).unwrap();
+        let ours = Vec::<f64>::try_from(output.to_kind(Kind::Double).reshape([-1])).unwrap();
+        self.compare("the output in evaluation", &ours, &values(file, "eval"), 0.0);
     }
 
     fn compare(&self, name: &str, ours: &[f64], theirs: &[f64], noise: f64) {
@@ -119,4 +141,4 @@ macro_rules! golden {
     )*};
 }
 
-golden! { mlp mlp_sgd convtransformer regression unused tied lstm }
+golden! { mlp mlp_sgd convtransformer regression unused tied lstm modes }

@@ -32,7 +32,8 @@ fn store(labels: &[i64], validation: usize) -> (Arc<ShardStore>, ShardReport) {
 
 fn config(report: &ShardReport, rank: usize, world: usize, batch_size: u64) -> Value {
     json!({
-        "run": "test", "attempt": 0, "rank": rank, "world": world, "secret": "0a".repeat(32), "host": "127.0.0.1",
+        // Ranks of one process meet by run, and tests share a process: each store is a run of its own.
+        "run": report.process, "attempt": 0, "rank": rank, "world": world, "secret": "0a".repeat(32), "host": "127.0.0.1",
         "threads": 1, "device": "cpu", "rendezvousTimeoutMs": 10_000, "collectiveTimeoutMs": 10_000,
         "shards": [{"partition": report.partition, "process": report.process, "key": report.key, "rows": report.rows,
                     "validationRows": report.validation_rows}],
@@ -118,6 +119,22 @@ fn probabilities_are_refused_for_cross_entropy_with_a_hint() {
     let layers = r#"{"type":"dense","units":3,"activation":"softmax"}"#;
     let error = open(layers, &store, config(&report, 0, 1, 2)).err().unwrap();
     assert!(error.to_string().contains("takes logits"), "{error}");
+}
+
+#[test]
+fn a_negative_seed_is_a_seed() {
+    let (store, report) = store(&[0, 1, 2], 0);
+    let mut config = config(&report, 0, 1, 2);
+    config["training"]["seed"] = json!(-7);
+    assert!(open(DENSE, &store, config).is_ok());
+}
+
+#[test]
+fn a_rank_with_one_row_of_a_later_batch_is_told_before_the_first_step() {
+    // 33 rows in batches of 16: the last has one row.
+    let labels = vec![0; 33];
+    let error = fit(r#"{"type":"dense","units":3},{"type":"batchNorm"}"#, &labels, 0, 1, 16).remove(0).err().unwrap();
+    assert!(error.to_string().contains("step 2 of epoch 0"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Ending waits from outside: a task was killed, a session is closed, another part of the run failed.
 //!
-//! An aborter is made before [`connect`](crate::connect), so that the rendezvous can be ended too, and is shared by the
+//! An aborter is made before [`connect`](crate::connect()), so that the rendezvous can be ended too, and is shared by the
 //! communicators made with it. The first reason is kept; what connects afterwards fails with it at once.
 
 use crate::lock;

@@ -10,6 +10,7 @@ use std::fmt;
 /// - The bytes stay where they are and keep their length for as long as the region lives: `bytes` is called once per
 ///   operation or many times, and every call returns the same memory.
 /// - Nobody else writes into the bytes while the region lives, and nobody relies on reading them.
+/// - Neither `bytes` nor dropping calls a communicator, a work or an aborter: the group's lock may be held.
 ///
 /// The region may be dropped on any thread, when the operation failed or its [`Work`](crate::Work) was dropped.
 pub trait Region: Send {

@@ -29,7 +29,7 @@ pub trait Communicator: Send + Sync {
     /// Ends when every rank has started it. The work gives an empty buffer back.
     fn start_barrier(&self) -> Result<Work, Error>;
 
-    /// The aborter given to [`connect`](crate::connect).
+    /// The aborter given to [`connect`](crate::connect()).
     fn aborter(&self) -> Aborter;
 }
 

@@ -5,7 +5,7 @@
 //! - **tcp**: ranks are processes. Rank r connects to rank r + 1 and the links form a ring; a progress thread per
 //!   communicator moves the bytes, so that an operation runs while the caller computes.
 //!
-//! [`connect`] picks the transport from the roster, waits until every rank is there, and returns the communicator.
+//! [`connect()`] picks the transport from the roster, waits until every rank is there, and returns the communicator.
 //!
 //! # What is promised
 //! 1. **Started operations.** `start_*` returns at once; [`Work::wait`] gives the buffer back. Operations run in the

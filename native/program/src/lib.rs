@@ -41,6 +41,7 @@ mod dtype;
 mod error;
 mod ir;
 mod layers;
+mod mutation;
 mod pt2;
 mod rewrite;
 mod scalar;

@@ -153,12 +153,11 @@ struct Turn {
 };
 
 struct AccumulatedHook : torch::autograd::PostAccumulateGradHook {
-    void (*hook)(void *, size_t);
+    void (*hook)(void *);
     void *context;
-    size_t index;
 
-    AccumulatedHook(void (*h)(void *, size_t), void *c, size_t i) : hook(h), context(c), index(i) {}
-    void operator()(const torch::autograd::Variable &) override { hook(context, index); }
+    AccumulatedHook(void (*h)(void *), void *c) : hook(h), context(c) {}
+    void operator()(const torch::autograd::Variable &) override { hook(context); }
 };
 
 } // namespace
@@ -360,10 +359,9 @@ bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad) {
         return true;
     });
 }
-bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *, size_t), void *context, size_t index) {
+bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *), void *context) {
     return guarded(false, [&] {
-        torch::autograd::impl::set_post_acc_grad_hooks(*parameter,
-                                                       std::make_unique<AccumulatedHook>(hook, context, index));
+        torch::autograd::impl::set_post_acc_grad_hooks(*parameter, std::make_unique<AccumulatedHook>(hook, context));
         return true;
     });
 }

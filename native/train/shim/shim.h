@@ -62,8 +62,8 @@ void kd_generator_free(KdGenerator *generator);
 
 // Makes `grad` the accumulator of `parameter`: backward adds into it in place.
 bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad);
-// Calls hook(context, index) each time backward has accumulated into `parameter`. The hook must not unwind.
-bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *context, size_t index), void *context, size_t index);
+// Calls hook(context) each time backward has accumulated into `parameter`. The hook must not unwind.
+bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *context), void *context);
 // Removes that hook.
 bool kd_clear_hook(const at::Tensor *parameter);
 }

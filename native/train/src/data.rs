@@ -52,7 +52,9 @@ impl ColumnLayout {
         }
         let width = i64::from(column.width);
         let dims = input.shape.get(1..).unwrap_or(&[]);
-        let known: i64 = dims.iter().map(|dim| if let Dim::Static(size) = dim { *size } else { 1 }).product();
+        // Sizes are the archive's claim; a product beyond 64 bits fits no column.
+        let known =
+            dims.iter().filter_map(Dim::as_static).try_fold(1i64, |known, size| known.checked_mul(size)).unwrap_or(0);
         let unknown = dims.iter().filter(|dim| !matches!(dim, Dim::Static(_))).count();
         let refused = || {
             Error::Config(format!(

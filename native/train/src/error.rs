@@ -2,6 +2,7 @@
 //! exception the JVM sees.
 
 use kindling_collective as collective;
+use kindling_shards as shards;
 
 /// What went wrong while opening, training or predicting.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +94,20 @@ impl Error {
             Error::Config(_) | Error::Data(_) | Error::Program(_) | Error::Weights(_) => ErrorKind::Config,
             Error::State { .. } => ErrorKind::State,
             Error::Aborted(_) => ErrorKind::PeerLost,
-            Error::Collective(error) => match error {
-                collective::Error::Invalid { .. } => ErrorKind::Config,
-                collective::Error::Mismatch { .. } => ErrorKind::Native,
-                _ => ErrorKind::PeerLost,
+            Error::Collective(error) => match error.kind() {
+                collective::ErrorKind::PeerLost | collective::ErrorKind::Deadline | collective::ErrorKind::Aborted => {
+                    ErrorKind::PeerLost
+                }
+                collective::ErrorKind::Invalid => ErrorKind::Config,
+                // Refused, mismatched, refused by the system, and kinds to come: nothing that another attempt mends.
+                _ => ErrorKind::Native,
             },
-            Error::Node { .. } | Error::Torch { .. } | Error::Shards(_) | Error::Listener(_) => ErrorKind::Native,
+            Error::Shards(error) => match error.kind() {
+                shards::ErrorKind::Spec | shards::ErrorKind::Argument => ErrorKind::Config,
+                shards::ErrorKind::UnknownShard | shards::ErrorKind::State => ErrorKind::State,
+                shards::ErrorKind::Memory => ErrorKind::Native,
+            },
+            Error::Node { .. } | Error::Torch { .. } | Error::Listener(_) => ErrorKind::Native,
         }
     }
 }

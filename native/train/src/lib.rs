@@ -6,7 +6,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `session` | a rank from configuration to weights; abort from any thread |
-//! | `fit` | the training loop |
+//! | `fit`, `report` | the training loop, and what it tells |
+//! | `replica` | a program with its parameters and optimizer, laid out to train |
 //! | `order` | which rows make up a batch: a function of seed and epoch, not of ranks |
 //! | `plan` | which of those rows a rank owns |
 //! | `data` | a rank's rows as tensors |
@@ -25,6 +26,8 @@ mod order;
 mod parameters;
 mod plan;
 mod predict;
+mod replica;
+mod report;
 mod runner;
 mod session;
 mod shim;
@@ -33,11 +36,13 @@ mod tensors;
 mod weights;
 
 pub use error::{Error, ErrorKind, Result, Torch};
-pub use fit::{EpochReport, Event, FitReport, Replica, TrainingConfig};
+pub use fit::TrainingConfig;
 pub use loss::Loss;
 pub use optimizer::OptimizerConfig;
 pub use order::{Epoch, Order};
 pub use plan::ShardRef;
 pub use predict::{ModelConfig, Predictor};
+pub use replica::Replica;
+pub use report::{EpochReport, Event, FitReport};
 pub use session::{Device, Session, SessionConfig};
 pub use shim::libtorch_version;

@@ -58,6 +58,13 @@ impl Predictor {
                 config.columns.len()
             )));
         }
+        // The caller lays its results out by these sizes, before anything has run.
+        let output = program.outputs.first().and_then(|&output| program.meta(output));
+        if output.is_none_or(|meta| meta.shape.iter().skip(1).any(|dim| dim.as_static().is_none())) {
+            return Err(Error::Config(
+                "the program's output has a symbolic size beside the batch; export it static".to_owned(),
+            ));
+        }
         let layouts = config
             .columns
             .iter()
@@ -69,7 +76,7 @@ impl Predictor {
         if let Some(bytes) = weights {
             weights::read(program, &state, bytes)?;
         }
-        let runner = Runner::new(&program.evaluation(), &state, 0)?;
+        let runner = Runner::evaluation(program, &state, 0)?;
         Ok(Predictor { config, runner, layouts, room: Vec::new(), results: Vec::new() })
     }
 
@@ -96,17 +103,25 @@ impl Predictor {
                 self.room.first().and_then(|room| room.size().first().copied()).unwrap_or(0)
             ))
         })?;
-        let output = match self.runner.run(&inputs)?.into_iter().next() {
-            Some(output) if output.size().first() == Some(&count) => output,
-            Some(output) => {
-                return Err(Error::Config(format!("the program returned {:?} for {rows} rows", output.size())));
-            }
-            None => return Err(Error::Config("the program returned nothing".to_owned())),
-        };
+        let output = self.run(&inputs)?;
         self.results = self.judge(&output).doing("computing predictions")?;
         let mut addresses = self.results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
         addresses.resize(2, 0);
         Ok(addresses)
+    }
+
+    /// The program's output for inputs of the caller's own, one tensor per input, rows first.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Tensor> {
+        let _no_graph = tch::no_grad_guard();
+        let rows = inputs.first().and_then(|input| input.size().first().copied());
+        match self.runner.run(inputs)?.into_iter().next() {
+            Some(output) if output.size().first().copied() == rows => Ok(output),
+            Some(output) => {
+                let rows = rows.unwrap_or(0);
+                Err(Error::Config(format!("the program returned {:?} for {rows} rows", output.size())))
+            }
+            None => Err(Error::Config("the program returned nothing".to_owned())),
+        }
     }
 
     fn judge(&self, output: &Tensor) -> std::result::Result<Vec<Tensor>, tch::TchError> {

@@ -23,7 +23,11 @@ pub(crate) struct State {
 impl State {
     /// Takes parameters as given and makes the rest from the program.
     pub(crate) fn new(program: &Program, parameters: Vec<Tensor>) -> Result<State> {
-        let buffers = program.buffers.iter().map(|buffer| tensors::from_data(&buffer.tensor)).collect::<Result<_>>()?;
+        // Contiguous, as a buffer that was expanded shows one value in many places and cannot be written.
+        let buffer = |buffer: &kindling_program::Buffer| {
+            tensors::from_data(&buffer.tensor)?.f_contiguous().doing("reading a buffer of the program")
+        };
+        let buffers = program.buffers.iter().map(buffer).collect::<Result<_>>()?;
         let constants =
             program.constants.iter().map(|constant| tensors::from_data(&constant.tensor)).collect::<Result<_>>()?;
         Ok(State { parameters, buffers, constants })
@@ -34,11 +38,28 @@ impl State {
 pub(crate) struct Runner {
     steps: Vec<Step>,
     inputs: Vec<Input>,
-    outputs: Vec<ValueId>,
+    outputs: Vec<Returned>,
     slots: Vec<Slot>,
     /// Values that stay from run to run: parameters, buffers and constants.
-    fixed: Vec<(ValueId, Tensor)>,
+    fixed: Vec<Fixed>,
     generator: Generator,
+    /// A batch norm over single values per row, which cannot train on one row.
+    needs_two_rows: Option<String>,
+}
+
+struct Fixed {
+    value: ValueId,
+    tensor: Tensor,
+    /// Whether a run gets a copy, because it writes and must leave the original as it was.
+    copied: bool,
+}
+
+/// What the program returns.
+struct Returned {
+    value: ValueId,
+    name: String,
+    /// The sizes that the program promises.
+    dims: Vec<Dim>,
 }
 
 struct Input {
@@ -97,12 +118,30 @@ enum Slot {
 }
 
 impl Runner {
-    /// Compiles `program` over `state`. `seed` starts the generator that its random operators draw from.
-    pub(crate) fn new(program: &Program, state: &State, seed: u64) -> Result<Runner> {
-        let ids = program.parameters.iter().map(|parameter| parameter.value);
-        let ids = ids.chain(program.buffers.iter().map(|buffer| buffer.value));
-        let ids = ids.chain(program.constants.iter().map(|constant| constant.value));
-        let held = state.parameters.iter().chain(&state.buffers).chain(&state.constants).map(Tensor::shallow_clone);
+    /// Compiles `program` over `state` to train. `seed` starts the generator that its random operators draw from.
+    pub(crate) fn training(program: &Program, state: &State, seed: u64) -> Result<Runner> {
+        Runner::new(program, state, seed, &[])
+    }
+
+    /// Compiles what `program` is in evaluation. Running it changes nothing: buffers that it writes into (an exported
+    /// graph no longer knows what stood behind `if self.training`) are copied for each run.
+    pub(crate) fn evaluation(program: &Program, state: &State, seed: u64) -> Result<Runner> {
+        let program = program.evaluation();
+        let random = program.random_nodes();
+        if !random.is_empty() {
+            log::warn!("nodes {} draw random numbers in evaluation too: predictions will vary", random.join(", "));
+        }
+        Runner::new(&program, state, seed, &program.mutated_buffers())
+    }
+
+    fn new(program: &Program, state: &State, seed: u64, copied: &[usize]) -> Result<Runner> {
+        let keep = |(value, tensor): (ValueId, &Tensor)| Fixed { value, tensor: tensor.shallow_clone(), copied: false };
+        let parameters = program.parameters.iter().map(|parameter| parameter.value).zip(&state.parameters);
+        let constants = program.constants.iter().map(|constant| constant.value).zip(&state.constants);
+        let mut fixed: Vec<Fixed> = parameters.chain(constants).map(keep).collect();
+        for (index, (buffer, tensor)) in program.buffers.iter().zip(&state.buffers).enumerate() {
+            fixed.push(Fixed { copied: copied.contains(&index), ..keep((buffer.value, tensor)) });
+        }
         let mut steps = program.nodes.iter().map(compile).collect::<Result<Vec<_>>>()?;
         mark_last_uses(program, &mut steps);
         let input = |input: &kindling_program::Input| Input {
@@ -111,14 +150,25 @@ impl Runner {
             dims: input.shape.clone(),
             most: program.ranges.iter().filter_map(|(name, range)| Some((name.clone(), range.max?))).collect(),
         };
+        let returned = |&value: &ValueId| Returned {
+            value,
+            name: program.value(value).map_or_else(String::new, |value| value.name.clone()),
+            dims: program.meta(value).map_or_else(Vec::new, |meta| meta.shape.clone()),
+        };
         Ok(Runner {
+            needs_two_rows: needs_two_rows(program, &steps),
             steps,
             inputs: program.inputs.iter().map(input).collect(),
-            outputs: program.outputs.clone(),
+            outputs: program.outputs.iter().map(returned).collect(),
             slots: program.values.iter().map(|_| Slot::Empty).collect(),
-            fixed: ids.zip(held).collect(),
+            fixed,
             generator: Generator::new(seed).doing("making a random generator")?,
         })
+    }
+
+    /// The node that cannot train on a single row, if there is one.
+    pub(crate) fn needs_two_rows(&self) -> Option<&str> {
+        self.needs_two_rows.as_deref()
     }
 
     /// Runs the program on one batch and returns its outputs.
@@ -137,14 +187,53 @@ impl Runner {
             check_shape(input, tensor)?;
             put(&mut self.slots, input.value, Slot::Tensor(tensor.shallow_clone()))?;
         }
-        for (value, tensor) in &self.fixed {
-            put(&mut self.slots, *value, Slot::Tensor(tensor.shallow_clone()))?;
+        for Fixed { value, tensor, copied } in &self.fixed {
+            let tensor = if *copied {
+                let mut copy = tensor.f_empty_like().doing("copying a buffer")?;
+                copy.f_copy_(tensor).doing("copying a buffer")?;
+                copy
+            } else {
+                tensor.shallow_clone()
+            };
+            put(&mut self.slots, *value, Slot::Tensor(tensor))?;
         }
         for step in &mut self.steps {
             step.run(&mut self.slots, &mut self.generator)?;
         }
-        self.outputs.iter().map(|&value| tensor_at(&self.slots, value).map(Tensor::shallow_clone)).collect()
+        self.outputs.iter().map(|returned| returned.take(&self.slots)).collect()
     }
+}
+
+impl Returned {
+    /// The tensor, if its sizes are what the program promised: others have laid out memory by that promise.
+    fn take(&self, slots: &[Slot]) -> Result<Tensor> {
+        let tensor = tensor_at(slots, self.value)?;
+        let sizes = tensor.size();
+        let kept = |(size, dim): (&i64, &Dim)| dim.as_static().is_none_or(|promised| *size == promised);
+        if sizes.len() == self.dims.len() && sizes.iter().zip(&self.dims).all(kept) {
+            return Ok(tensor.shallow_clone());
+        }
+        Err(Error::Config(format!(
+            "output {} has shape {sizes:?}; the program promises {:?}",
+            self.name,
+            self.dims
+                .iter()
+                .map(|dim| dim.as_static().map_or("any".to_owned(), |size| size.to_string()))
+                .collect::<Vec<_>>()
+        )))
+    }
+}
+
+/// The first batch norm in training whose input has one value per row and channel.
+fn needs_two_rows(program: &Program, steps: &[Step]) -> Option<String> {
+    steps.iter().find_map(|step| match &step.work {
+        Work::Call { guard: Guard::BatchNorm { input }, .. } => {
+            let sizes = &program.meta(*input)?.shape;
+            let per_channel = sizes.iter().skip(2).map(|dim| dim.as_static().unwrap_or(2)).fold(1, i64::saturating_mul);
+            (per_channel == 1).then(|| step.node.clone())
+        }
+        _ => None,
+    })
 }
 
 fn check_shape(input: &Input, tensor: &Tensor) -> Result<()> {
@@ -466,7 +555,7 @@ mod tests {
         let text = format!(r#"{{"inputShape":[4],"seed":1,"layers":[{layers}]}}"#);
         let program = Program::read(text.into_bytes()).unwrap();
         let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap()).collect();
-        Runner::new(&program, &State::new(&program, parameters).unwrap(), seed).unwrap()
+        Runner::training(&program, &State::new(&program, parameters).unwrap(), seed).unwrap()
     }
 
     fn ones(rows: i64) -> Tensor {

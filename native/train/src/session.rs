@@ -14,8 +14,10 @@ use serde::Deserialize;
 
 use crate::data::RankData;
 use crate::error::{Error, Result};
-use crate::fit::{self, Event, FitReport, Replica, TrainingConfig};
+use crate::fit::{self, TrainingConfig};
 use crate::plan::ShardRef;
+use crate::replica::Replica;
+use crate::report::{Event, FitReport};
 use crate::sync::Sync;
 
 /// Where a replica's tensors live.
@@ -164,7 +166,10 @@ impl Session {
         // Thread counts belong to the calling thread, which need not be the one that opened the session.
         tch::set_num_threads(self.config.threads);
         let mut sync = Sync::new(communicator);
+        // Told also when a panic passes through here, before the communicator is dropped without a word.
+        let farewell = OnUnwind { session: self };
         let report = self.train(&mut replica, &processes, &mut sync, events);
+        std::mem::forget(farewell);
         if let Err(error) = &report {
             self.aborter.abort(&format!("rank {} failed: {error}", self.config.rank));
         }
@@ -231,5 +236,17 @@ impl Session {
     fn stage(&self) -> MutexGuard<'_, Stage> {
         // The stage is replaced as a whole, so it is sound even if a thread panicked while it held the lock.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the session when a panic unwinds through its fit.
+struct OnUnwind<'a> {
+    session: &'a Session,
+}
+
+impl Drop for OnUnwind<'_> {
+    fn drop(&mut self) {
+        self.session.aborter.abort(&format!("rank {} panicked", self.session.config.rank));
+        *self.session.stage() = Stage::Failed;
     }
 }

@@ -55,8 +55,7 @@ unsafe extern "C" {
     fn kd_generator_new(seed: u64) -> *mut KdGenerator;
     fn kd_generator_free(generator: *mut KdGenerator);
     fn kd_set_grad(parameter: *const C_tensor, grad: *const C_tensor) -> bool;
-    fn kd_on_accumulated(parameter: *const C_tensor, hook: extern "C" fn(*mut c_void, usize), context: *mut c_void,
-                         index: usize) -> bool;
+    fn kd_on_accumulated(parameter: *const C_tensor, hook: extern "C" fn(*mut c_void), context: *mut c_void) -> bool;
     fn kd_clear_hook(parameter: *const C_tensor) -> bool;
 }
 
@@ -292,10 +291,9 @@ pub(crate) struct AccumulationFlags {
     parameters: Vec<Tensor>,
 }
 
-extern "C" fn raise(context: *mut c_void, index: usize) {
+extern "C" fn raise(context: *mut c_void) {
     // SAFETY: `context` is the AtomicBool of this parameter, kept alive by AccumulationFlags until the hook is off.
     let flag = unsafe { &*context.cast_const().cast::<AtomicBool>() };
-    let _ = index;
     flag.store(true, Ordering::Relaxed);
 }
 
@@ -304,10 +302,10 @@ impl AccumulationFlags {
     pub(crate) fn watch(parameters: &[Tensor]) -> Result<AccumulationFlags, Torch> {
         let flags: Arc<[AtomicBool]> = parameters.iter().map(|_| AtomicBool::new(false)).collect();
         let mut watching = AccumulationFlags { flags: Arc::clone(&flags), parameters: Vec::new() };
-        for (index, (parameter, flag)) in parameters.iter().zip(flags.iter()).enumerate() {
+        for (parameter, flag) in parameters.iter().zip(flags.iter()) {
             let context = std::ptr::from_ref(flag).cast_mut().cast();
             // SAFETY: the parameter is alive; the context outlives the hook (see the type).
-            check(unsafe { kd_on_accumulated(parameter.as_ptr(), raise, context, index) })?;
+            check(unsafe { kd_on_accumulated(parameter.as_ptr(), raise, context) })?;
             watching.parameters.push(parameter.shallow_clone());
         }
         Ok(watching)

@@ -21,8 +21,13 @@ impl Sync {
         Sync { communicator, waited: Duration::ZERO }
     }
 
+    /// Number of ranks.
+    pub(crate) fn world(&self) -> usize {
+        self.communicator.size()
+    }
+
     fn alone(&self) -> bool {
-        self.communicator.size() == 1
+        self.world() == 1
     }
 
     /// Time spent waiting for others, transfers included.
@@ -68,9 +73,9 @@ impl Sync {
         Ok(())
     }
 
-    /// Makes the buffers (running statistics) of all ranks equal: floating-point ones become the mean over ranks,
+    /// Makes the given buffers (running statistics) of all ranks equal: floating-point ones become the mean over ranks,
     /// weighted by the rows that each rank trained on in this epoch; others the largest of all ranks (they count).
-    pub(crate) fn merge_buffers(&mut self, buffers: &[Tensor], rows: u64) -> Result<()> {
+    pub(crate) fn merge_buffers(&mut self, buffers: &[&Tensor], rows: u64) -> Result<()> {
         if self.alone() || buffers.is_empty() {
             return Ok(());
         }
@@ -89,7 +94,9 @@ impl Sync {
                 buffer.f_to_kind(Kind::Double).and_then(|values| values.f_reshape([-1])).doing("merging buffers")?;
             let mut values = Vec::<f64>::try_from(&values).doing("merging buffers")?;
             if floating {
-                values.iter_mut().for_each(|value| *value *= weight / total);
+                // A rank without rows says nothing: 0 times an infinity would be NaN.
+                let share = |value: f64| if weight == 0.0 { 0.0 } else { value * (weight / total) };
+                values.iter_mut().for_each(|value| *value = share(*value));
                 self.reduce(&mut values, ReduceOp::Sum)?;
             } else {
                 self.reduce(&mut values, ReduceOp::Max)?;
@@ -98,5 +105,50 @@ impl Sync {
             buffer.shallow_clone().f_copy_(&merged.doing("merging buffers")?).doing("merging buffers")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kindling_collective::{Aborter, Endpoint, Listener, Options, Secret, connect};
+
+    /// Runs `body` on every rank of a group of threads.
+    fn ranks<T: Send>(world: usize, body: impl Fn(usize, Sync) -> T + std::marker::Sync) -> Vec<T> {
+        let secret = Secret::generate().unwrap();
+        let listeners: Vec<Listener> = (0..world).map(|_| Listener::bind("127.0.0.1").unwrap()).collect();
+        let roster: Vec<Endpoint> = listeners.iter().map(|listener| listener.endpoint("here")).collect();
+        std::thread::scope(|scope| {
+            let start = |(rank, listener): (usize, Listener)| {
+                let (roster, secret, body) = (&roster, secret.clone(), &body);
+                scope.spawn(move || {
+                    let timeout = Duration::from_secs(10);
+                    let options = Options {
+                        run: "sync".into(),
+                        attempt: 0,
+                        rank,
+                        secret,
+                        rendezvous_timeout: timeout,
+                        operation_timeout: timeout,
+                    };
+                    body(rank, Sync::new(connect(listener, roster, options, &Aborter::new()).unwrap()))
+                })
+            };
+            let threads: Vec<_> = listeners.into_iter().enumerate().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn buffers_become_the_mean_by_rows_and_counts_the_largest() {
+        let merged = ranks(3, |rank, mut sync| {
+            let rows = [6, 0, 2][rank];
+            // The idle rank's infinity must not reach the others.
+            let mean = Tensor::from_slice(&[[1.0f32, 2.0], [f32::NEG_INFINITY, 9.0], [5.0, 6.0]][rank]);
+            let count = Tensor::from_slice(&[[4i64], [0], [3]][rank]);
+            sync.merge_buffers(&[&mean, &count], rows).unwrap();
+            (Vec::<f32>::try_from(&mean).unwrap(), Vec::<i64>::try_from(&count).unwrap())
+        });
+        assert_eq!(merged, vec![(vec![2.0, 3.0], vec![4]); 3]);
     }
 }

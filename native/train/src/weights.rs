@@ -18,7 +18,9 @@ fn named<'a>(program: &'a Program, state: &'a State) -> impl Iterator<Item = (&'
         names.map(move |name| (name.as_str(), tensor))
     });
     let buffers = program.buffers.iter().zip(&state.buffers).filter(|(buffer, _)| buffer.persistent);
-    parameters.chain(buffers.map(|(buffer, tensor)| (buffer.name.as_str(), tensor)))
+    parameters.chain(buffers.flat_map(|(buffer, tensor)| {
+        std::iter::once(&buffer.name).chain(&buffer.aliases).map(move |name| (name.as_str(), tensor))
+    }))
 }
 
 /// Writes the state.

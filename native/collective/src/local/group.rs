@@ -2,11 +2,13 @@
 //!
 //! # Protocol
 //! - Each rank's n-th start arrives at the n-th *meeting*, with its buffer. Nothing blocks in a start.
-//! - The rank that arrives last closes the meeting: from then on its outcome is set and no failure can reach it.
+//! - The rank that arrives last closes the meeting: it takes it out of `open` and sets its outcome under one lock, so
+//!   every failure comes before or after. A closed meeting succeeds on every rank, whatever happens to the group.
 //! - Small work is done by the last to arrive, inside its start. Larger work is done by the ranks that wait, together;
 //!   there is no thread of the group's own, because it would only take a core from a rank that computes.
-//! - All state is behind one mutex; the condition variable is signalled when a meeting closes, when its work is
-//!   finished, and when the group fails. The bytes themselves are worked on outside the mutex, see [`Lent`].
+//! - All state is behind one mutex; the condition variable is signalled when a meeting closes (one with small work:
+//!   when that is done), when its work is finished, and when the group fails. The bytes themselves are worked on
+//!   outside the mutex, see [`Lent`]; a closed meeting's rank returns only when nobody works on them any more.
 //! - A rank that leaves (its communicator and works dropped) fails only meetings that still lack it.
 
 use super::lent::{Action, Lent};
@@ -60,6 +62,7 @@ pub(super) struct Meeting {
     sequence: u64,
     /// The rank that came first.
     opener: usize,
+    /// Set exactly when the meeting is closed.
     outcome: OnceLock<Outcome>,
 }
 
@@ -136,9 +139,8 @@ impl Group {
         };
         *started += 1;
         let sequence = *started;
-        let (meeting, deposits) = match arrive(&mut state, rank, sequence, operation, deposit) {
-            Ok(Arrived::Early(meeting)) => return Ok(meeting),
-            Ok(Arrived::Last(open)) => (open.meeting, open.deposits),
+        let meeting = match arrive(&mut state, rank, sequence, operation, deposit) {
+            Ok(meeting) => meeting,
             Err(cause) => {
                 let moment = Moment { operation: operation.to_string(), sequence, elapsed: Duration::ZERO };
                 let error = cause.error(&moment, &self.endpoints);
@@ -146,16 +148,17 @@ impl Group {
                 return Err(error);
             }
         };
-        drop(state);
-        let outcome = combine(&meeting.operation, deposits);
-        if let Outcome::Buffers(lent) = &outcome
+        let Some(outcome) = meeting.outcome.get() else { return Ok(meeting) };
+        if let Outcome::Buffers(lent) = outcome
             && lent.weight() <= ALONE
         {
+            drop(state);
             lent.help();
+            // Whoever saw the work unfinished under the lock sleeps by now, and hears the signal.
+            state = lock(&self.state);
         }
-        let _state = lock(&self.state);
-        let _ = meeting.outcome.set(outcome);
         self.changed.notify_all();
+        drop(state);
         Ok(meeting)
     }
 
@@ -255,19 +258,15 @@ impl Group {
     }
 }
 
-enum Arrived {
-    Early(Arc<Meeting>),
-    Last(Open),
-}
-
-/// Puts the deposit down at the meeting of `sequence`, or tells why the group cannot go on.
+/// Puts the deposit down at the meeting of `sequence` and closes it if nobody lacks; or tells why the group cannot go
+/// on.
 fn arrive(
     state: &mut State,
     rank: usize,
     sequence: u64,
     operation: Operation,
     deposit: Deposit,
-) -> Result<Arrived, Cause> {
+) -> Result<Arc<Meeting>, Cause> {
     if let Some(cause) = &state.cause {
         return Err(cause.clone());
     }
@@ -289,12 +288,13 @@ fn arrive(
     if let Some(place) = open.deposits.get_mut(rank) {
         *place = Some(deposit);
     }
-    if open.deposits.iter().all(Option::is_some) {
-        return Ok(Arrived::Last(open));
-    }
     let meeting = Arc::clone(&open.meeting);
-    state.open.insert(index, open);
-    Ok(Arrived::Early(meeting))
+    if open.deposits.iter().all(Option::is_some) {
+        let _ = meeting.outcome.set(combine(&operation, open.deposits));
+    } else {
+        state.open.insert(index, open);
+    }
+    Ok(meeting)
 }
 
 /// Who keeps the meeting of `sequence` waiting.
@@ -326,5 +326,89 @@ fn combine(operation: &Operation, deposits: Vec<Option<Deposit>>) -> Outcome {
         }
         Kind::AllGather => Outcome::Parts(Arc::new(parts)),
         Kind::Barrier | Kind::Rendezvous => Outcome::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::DType;
+    use crate::reduce::ReduceOp;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    type Failure = fn(&Group);
+
+    fn group() -> Group {
+        let group = Group::new((0..3).map(|rank| format!("host {rank}")).collect());
+        assert!((0..3).all(|rank| group.enter(rank)));
+        group
+    }
+
+    fn sum_of(length: usize) -> Operation {
+        Operation { kind: Kind::AllReduce(ReduceOp::Sum), dtype: DType::U8, elements: length as u64 }
+    }
+
+    fn ones(length: usize) -> Deposit {
+        Deposit::Buffer(Buffer::new(Box::new(vec![1; length]), DType::U8))
+    }
+
+    #[test]
+    fn what_happens_to_the_group_after_the_last_arrival_reaches_no_rank_of_the_meeting() {
+        let failures: [(&str, Failure); 3] = [
+            ("abort", |group| group.fail(Cause::Aborted { rank: 2, reason: "the task was killed".into() })),
+            ("leave", |group| {
+                // It leaves while it lacks in a later meeting, and so fails the group.
+                group.start(0, Operation::plain(Kind::Barrier), Deposit::Nothing).unwrap();
+                group.leave(2);
+            }),
+            ("deadline", |group| {
+                let cause = late(&lock(&group.state), 2);
+                group.fail(cause);
+            }),
+        ];
+        // Small work, and work that the waiting ranks share.
+        for length in [100, 1_000_000] {
+            for (name, fail) in failures {
+                let group = group();
+                for rank in [0, 1] {
+                    group.start(rank, sum_of(length), ones(length)).unwrap();
+                }
+                // Rank 2 has arrived and has lost its core before it could do anything else.
+                let meeting = {
+                    let mut state = lock(&group.state);
+                    state.started[2] += 1;
+                    arrive(&mut state, 2, 1, sum_of(length), ones(length)).unwrap()
+                };
+                fail(&group);
+                assert!(lock(&group.state).cause.is_some(), "{name}");
+                for rank in 0..3 {
+                    // A deadline that has passed does not matter either.
+                    let mut buffer = group.finish_buffer(rank, &meeting, Instant::now(), Duration::ZERO).unwrap();
+                    assert!(buffer.bytes().iter().all(|byte| *byte == 3), "{name} {length}: rank {rank}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_finds_small_work_under_way_returns_when_the_last_to_arrive_has_done_it() {
+        for _ in 0..200 {
+            let group = group();
+            let meeting = group.start(0, sum_of(60_000), ones(60_000)).unwrap();
+            group.start(1, sum_of(60_000), ones(60_000)).unwrap();
+            std::thread::scope(|scope| {
+                let waiting = [0, 1].map(|rank| {
+                    let (group, meeting) = (&group, &meeting);
+                    scope.spawn(move || group.finish_buffer(rank, meeting, Instant::now(), LONG).unwrap())
+                });
+                let began = Instant::now();
+                group.start(2, sum_of(60_000), ones(60_000)).unwrap();
+                for waiter in waiting {
+                    assert!(waiter.join().unwrap().bytes().iter().all(|byte| *byte == 3));
+                }
+                assert!(began.elapsed() < LONG / 2, "a signal was lost");
+            });
+        }
     }
 }

@@ -6,7 +6,6 @@
 
 use super::handshake::{self, Claim, HELLO, Nonces, PROOF, Verdict};
 use super::talk::Talk;
-use crate::error::Error;
 use crate::secret::Secret;
 use rustix::event::{PollFd, PollFlags};
 use std::io::ErrorKind;
@@ -39,8 +38,8 @@ impl Door {
     }
 
     /// Lets everybody speak who has something to say. Returns the previous rank's connection when it has proved itself.
-    pub(super) fn step(&mut self) -> Result<Option<TcpStream>, Error> {
-        self.accept()?;
+    pub(super) fn step(&mut self) -> Option<TcpStream> {
+        self.accept();
         let mut found = None;
         for mut candidate in std::mem::take(&mut self.candidates) {
             match self.converse(&mut candidate) {
@@ -50,30 +49,37 @@ impl Door {
                 Err(reason) => self.turn_away(&candidate.address, &reason),
             }
         }
-        Ok(found)
+        found
     }
 
-    /// Gives everybody who knocks a place.
-    fn accept(&mut self) -> Result<(), Error> {
+    /// Lets in everybody who knocks.
+    fn accept(&mut self) {
         // Bounded, so that a flood of connections does not keep this rank from its peers.
         for _ in 0..PLACES {
             match self.listener.accept() {
-                Ok((stream, address)) => {
-                    if self.candidates.len() >= PLACES {
-                        let oldest = self.candidates.remove(0);
-                        self.turn_away(&oldest.address, "too many connections came at once");
-                    }
-                    self.candidates.push(Candidate { talk: Talk::new(stream)?, address, nonces: None });
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Ok((stream, address)) => self.admit(stream, address),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 // A connection that was reset before it was accepted, or no descriptor left for it: its loss.
                 Err(error) => {
                     self.trouble = format!("it has not connected; the last connection failed: {error}");
-                    return Ok(());
+                    return;
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Gives somebody a place. A connection that cannot be prepared is lost, and nothing else is: were the fault this
+    /// machine's, this rank's own connection to the next would meet it too and say so.
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr) {
+        let talk = match Talk::new(stream) {
+            Ok(talk) => talk,
+            Err(error) => return self.turn_away(&address, &error.to_string()),
+        };
+        if self.candidates.len() >= PLACES {
+            let oldest = self.candidates.remove(0);
+            self.turn_away(&oldest.address, "too many connections came at once");
+        }
+        self.candidates.push(Candidate { talk, address, nonces: None });
     }
 
     fn turn_away(&mut self, address: &SocketAddr, reason: &str) {
@@ -112,5 +118,42 @@ impl Door {
     /// When the first of the conversations has taken too long.
     pub(super) fn until(&self) -> Option<Instant> {
         self.candidates.iter().map(|candidate| candidate.talk.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dial::Dial;
+    use super::super::socket;
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    #[test]
+    fn a_connection_that_cannot_be_prepared_is_turned_away_and_the_previous_rank_still_gets_in() {
+        let secret = Secret::generate().unwrap();
+        let claim = Claim { run: "run".into(), attempt: 0, world: 2, from: 0, to: 1 };
+        let listener = socket::listen("127.0.0.1").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut door = Door::new(listener, secret.clone(), claim.clone());
+
+        // TCP's options do not fit a socket of another family.
+        let (stranger, _other) = UnixStream::pair().unwrap();
+        door.admit(TcpStream::from(OwnedFd::from(stranger)), address);
+        assert!(door.candidates.is_empty());
+        assert!(door.trouble.contains("preparing a connection"), "{}", door.trouble);
+
+        let mut dial = Dial::new(vec![address], secret, claim);
+        let (mut came, mut linked) = (None, None);
+        let began = Instant::now();
+        while came.is_none() || linked.is_none() {
+            assert!(began.elapsed() < Duration::from_secs(20), "{}; {}", door.trouble, dial.trouble);
+            linked = linked.or(dial.step().ok().unwrap());
+            came = came.or(door.step());
+            let mut fds: Vec<PollFd<'_>> = door.poll_fds().chain(dial.poll_fd()).collect();
+            socket::wait(&mut fds, Duration::from_millis(20)).unwrap();
+        }
+        assert_eq!(came.unwrap().peer_addr().unwrap(), linked.unwrap().local_addr().unwrap());
     }
 }

@@ -44,8 +44,8 @@ use std::time::{Duration, Instant};
 /// How much a caller moves itself before it leaves the rest to the progress thread.
 const INLINE: usize = 64 * 1024;
 
-/// How much the progress thread moves between two looks into the mailbox.
-const TURN: usize = 4 * 1024 * 1024;
+/// How much the progress thread moves between two looks into the mailbox and for news.
+const TURN: usize = 1024 * 1024;
 
 /// How long the rendezvous of the whole ring may lag behind this rank's own: the ranks do not begin at the same moment,
 /// and the one next to the missing rank knows best whom to blame.
@@ -80,7 +80,14 @@ impl Core {
         if let Some(error) = self.failure.get() {
             return Err(error.clone());
         }
-        lock(&self.mail).flows.push(flow);
+        {
+            let mut mail = lock(&self.mail);
+            if let Some(reason) = &mail.abort {
+                // The ring has not looked yet; nothing starts after an abort all the same.
+                return Err(Error::Aborted { rank: self.rank, reason: reason.clone() });
+            }
+            mail.flows.push(flow);
+        }
         self.serve();
         Ok(())
     }
@@ -109,7 +116,7 @@ impl Core {
     fn turn(&self, ring: &mut MutexGuard<'_, Ring>, budget: usize) -> bool {
         let (flows, abort) = {
             let mut mail = lock(&self.mail);
-            (std::mem::take(&mut mail.flows), mail.abort.take())
+            (std::mem::take(&mut mail.flows), mail.abort.clone().filter(|_| self.failure.get().is_none()))
         };
         for flow in flows {
             ring.start(flow);
@@ -122,7 +129,7 @@ impl Core {
 
     fn mail_is_empty(&self) -> bool {
         let mail = lock(&self.mail);
-        mail.flows.is_empty() && mail.abort.is_none() && !mail.leave
+        mail.flows.is_empty() && (mail.abort.is_none() || self.failure.get().is_some()) && !mail.leave
     }
 
     /// The progress thread.

@@ -166,7 +166,7 @@ impl Meeting {
                     ));
                 }
             }
-            if let Some(link) = self.door.step().map_err(|error| broken(self.rank, error))? {
+            if let Some(link) = self.door.step() {
                 // If the previous rank has come twice, its first connection broke on its side.
                 self.previous = Some(link);
             }
@@ -235,11 +235,14 @@ fn last_words(stream: &TcpStream, rank: usize) -> Option<Cause> {
         Err(error) => return lost(error.to_string()),
     };
     let mut rest = buffer.get(..count)?;
+    // Before the ring is closed, a peer sends no more than its rendezvous: a few short frames.
     while let Ok(Some((frame, length))) = Frame::parse(rest) {
-        if let Frame::Abort(cause) = frame {
-            return Some(cause);
-        }
-        rest = rest.get(length..).unwrap_or_default();
+        let payload = match frame {
+            Frame::Abort(cause) => return Some(cause),
+            Frame::Data { length } => length,
+            _ => 0,
+        };
+        rest = rest.get(length + payload..).unwrap_or_default();
     }
     if ended { lost("it closed the connection".into()) } else { None }
 }

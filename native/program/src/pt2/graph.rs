@@ -249,7 +249,8 @@ fn target(node: &str, raw: &str) -> Result<Callee, Error> {
         (Some("aten"), Some(name), Some(overload)) => {
             let name = format!("aten::{name}");
             let overload = if overload == "default" { "" } else { overload };
-            if allow::is_allowed(&name) {
+            // An out= overload writes into, and may re-allocate, a tensor of its caller's; export never writes one.
+            if allow::is_allowed(&name) && overload != "out" && !overload.ends_with("_out") {
                 return Ok(Callee::Run(Target::Aten { name, overload: overload.to_owned() }));
             }
             let dot = if overload.is_empty() { "" } else { "." };

@@ -155,7 +155,10 @@ impl Ring {
         }
         self.needs_nobody_who_left()?;
         self.watch()?;
-        Ok(spent >= budget)
+        let more = spent >= budget;
+        // A rank that always finds something to move never polls, and must hear of an abort all the same.
+        self.outbound.readable |= more && !self.outbound.closed;
+        Ok(more)
     }
 
     /// Sends about one segment. Returns the payload bytes and operations that went out.
