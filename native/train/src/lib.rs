@@ -11,12 +11,13 @@
 //! | `order` | which rows make up a batch: a function of seed and epoch, not of ranks |
 //! | `plan` | which of those rows a rank owns |
 //! | `data` | a rank's rows as tensors |
-//! | `runner` | a program, op by op, through libtorch's dispatcher |
+//! | `compile`, `runner` | a program, op by op, through libtorch's dispatcher |
 //! | `parameters`, `optimizer` | flat buffers, and fused kernels over them |
 //! | `sync` | what ranks tell each other |
 //! | `loss`, `weights`, `predict` | judging, saving, predicting |
 //! | `shim`, `tensors` | the only files with `unsafe`: the C++ shim's border, and tensor memory as bytes |
 
+mod compile;
 mod data;
 mod error;
 mod fit;
