@@ -97,11 +97,16 @@ check-python: | setup
 	'$(VENV)/bin/ruff' format --check $(PYTHON_CODE)
 	'$(VENV)/bin/ruff' check $(PYTHON_CODE)
 	cd python && '$(VENV)/bin/mypy'
+	cd integration-tests && '$(VENV)/bin/mypy'
 
-# A path in somebody's home folder works on one machine only.
+# A path in somebody's home folder works on one machine only. git grep ends with 1 when it found nothing; 128 is a failure.
 check-text:
-	@! git grep --untracked -nIE '/(home|root|Users)/[A-Za-z0-9_.]' -- . || \
-	  { echo 'check: the lines above name a home folder' >&2; exit 1; }
+	@status=0; git grep --untracked -nIE '/(home|root|Users)/[A-Za-z0-9_.]' -- . || status=$$?; \
+	case $$status in \
+	  1) ;; \
+	  0) echo 'check: the lines above name a home folder' >&2; exit 1 ;; \
+	  *) echo "check: git grep ended with $$status, so nothing was checked" >&2; exit 1 ;; \
+	esac
 
 format: | setup ## format every source file
 	$(CARGO) fmt --all
@@ -116,4 +121,4 @@ clean: ## remove what was built in this checkout
 	rm -rf build jvm-bindings/target python/src/kindling/jars
 
 distclean: clean ## clean, and empty the cache that all checkouts share
-	rm -rf "$$(scripts/cache)"/{venv-*,target}
+	cache=$$(scripts/cache) && rm -rf "$$cache"/venv-* "$$cache"/target

@@ -4,7 +4,8 @@
 
 import kindling.TorchEstimator
 
-val data = spark.read.parquet(s"${sys.props("java.io.tmpdir")}/kindling-digits.parquet")
+val tmp = sys.env.getOrElse("TMPDIR", "/tmp") // as in lesson 1
+val data = spark.read.parquet(s"file://$tmp/kindling-digits.parquet")
 val network = """[{"type": "dense", "units": 128, "activation": "relu"}, {"type": "dense", "units": 10}]"""
 val model = new TorchEstimator().setLayers(network).setMaxEpochs(5).setLearningRate(3e-3).setNumWorkers(2).fit(data.where("not heldOut"))
 

@@ -99,12 +99,16 @@ class Application:
         with self._news:
             return "".join(self._lines)
 
-    def until(self, line: str, timeout: float) -> None:
-        """Wait for a line of its output."""
+    def until(self, start: str, timeout: float) -> None:
+        """Wait for a line of its output that starts so."""
+
+        def said() -> bool:
+            return any(line.startswith(start) for line in self._lines)
+
         with self._news:
-            met = self._news.wait_for(lambda: f"{line}\n" in self._lines or self._ended, timeout)
-        assert met, f"the application did not say {line!r} within {timeout} s:\n{self.output}"
-        assert f"{line}\n" in self.output, f"the application ended before it said {line!r}:\n{self.output}"
+            self._news.wait_for(lambda: said() or self._ended, timeout)
+            met = said()
+        assert met, f"the application did not say {start!r} within {timeout} s:\n{self.output}"
 
     def signal(self, number: signal.Signals) -> None:
         """To every process of the session, as a terminal does."""
@@ -124,13 +128,6 @@ class Application:
         assert code is not None, f"{self.process.args!r} was still running after {timeout} s:\n{self.output}"
         found = [json.loads(line.removeprefix("RESULT ")) for line in self._lines if line.startswith("RESULT ")]
         return Finished(code, self.output, seconds, {entry.pop("name"): entry for entry in found})
-
-    def gone(self, timeout: float) -> bool:
-        """Whether no process of the session, however deep, lives after `timeout` seconds. Its pipe tells: it ends with
-        the last one that holds it.
-        """
-        self._reader.join(timeout)
-        return not self._reader.is_alive()
 
 
 def run(command: Sequence[str | Path], timeout: float = 120, folder: Path | None = None, **more: str) -> Finished:

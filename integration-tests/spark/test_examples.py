@@ -11,15 +11,21 @@ import pytest
 from applications import EXAMPLES, Finished, run, spark_command, spark_home
 
 
-def lesson(name: str) -> Finished:
-    finished = run([sys.executable, EXAMPLES / name])
+def lesson(name: str, tmp: Path) -> Finished:
+    finished = run([sys.executable, EXAMPLES / name], TMPDIR=str(tmp))
     assert finished.code == 0, finished.output
     return finished
 
 
 @pytest.fixture(scope="module")
-def digits() -> Finished:
-    return lesson("01_digits.py")
+def tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder through which lessons hand on their data: not the machine's, which others use too."""
+    return tmp_path_factory.mktemp("lessons")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp: Path) -> Finished:
+    return lesson("01_digits.py", tmp)
 
 
 def test_lesson_1_reads_digits_right(digits: Finished) -> None:
@@ -28,18 +34,19 @@ def test_lesson_1_reads_digits_right(digits: Finished) -> None:
     assert line, digits.output
     assert float(line[1]) >= 0.95
     assert int(line[2]) == 1437
-    assert float(line[3]) < 60
+    # Most of it is JVMs starting: on a machine that is busy with something else that alone takes a minute.
+    assert float(line[3]) < 120
 
 
 @pytest.mark.usefixtures("digits")
-def test_lesson_2_trains_a_list_of_layers() -> None:
-    output = lesson("02_sequential.py").output
-    accuracy = float(output.split("rows/s")[1].split("+--")[0].strip().splitlines()[-1].split()[4])
-    assert accuracy >= 0.9, output
+def test_lesson_2_trains_a_list_of_layers(tmp: Path) -> None:
+    output = lesson("02_sequential.py", tmp).output
+    last_epoch = next(line.split() for line in output.splitlines() if line.split()[:1] == ["8"])
+    assert float(last_epoch[4]) >= 0.9, "accuracy on the rows held out"
 
 
-def test_lesson_3_keeps_its_weights_through_a_pipeline_and_back_to_torch() -> None:
-    output = lesson("03_pipeline.py").output
+def test_lesson_3_keeps_its_weights_through_a_pipeline_and_back_to_torch(tmp: Path) -> None:
+    output = lesson("03_pipeline.py", tmp).output
     right = re.search(r"right: (\d+) of 178", output)
     assert right, output
     assert int(right[1]) >= 170
@@ -47,9 +54,9 @@ def test_lesson_3_keeps_its_weights_through_a_pipeline_and_back_to_torch() -> No
 
 
 @pytest.mark.usefixtures("digits")
-def test_lesson_4_does_it_in_scala(jar: Path) -> None:
-    master = ["--master", "local-cluster[2,1,1024]"]
-    finished = run([spark_command("spark-shell"), *master, "--jars", jar, "-i", EXAMPLES / "04_digits.scala"])
+def test_lesson_4_does_it_in_scala(jar: Path, tmp: Path) -> None:
+    flags: list[str | Path] = ["--master", "local-cluster[2,1,1024]", "--jars", jar, "-i", EXAMPLES / "04_digits.scala"]
+    finished = run([spark_command("spark-shell"), *flags], TMPDIR=str(tmp))
     accuracy = re.search(r"^accuracy: (\d\.\d+)$", finished.output, re.MULTILINE)
     assert finished.code == 0
     assert accuracy, finished.output
@@ -57,9 +64,9 @@ def test_lesson_4_does_it_in_scala(jar: Path) -> None:
 
 
 @pytest.mark.usefixtures("digits")
-def test_lesson_5_submits_a_job(jar: Path, tmp_path: Path) -> None:
+def test_lesson_5_submits_a_job(jar: Path, tmp: Path) -> None:
     path = f"{spark_home() / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    finished = run(["bash", EXAMPLES / "05_submit.sh", jar], folder=tmp_path, PATH=path)
+    finished = run(["bash", EXAMPLES / "05_submit.sh", jar], folder=tmp, PATH=path, TMPDIR=str(tmp))
     assert finished.code == 0, finished.output
     last_epoch = next(line for line in finished.output.splitlines() if line.split()[:1] == ["10"])
     assert float(last_epoch.split()[4]) >= 0.9, "accuracy on the rows held out"

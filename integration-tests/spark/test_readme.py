@@ -63,4 +63,4 @@ def test_the_code_of_the_readme_runs(language: str, code: str, folder: Path, jar
     assert finished.code == 0, finished.output
     assert "the end" in finished.output.splitlines(), finished.output
     assert language != "scala" or "error:" not in finished.output, finished.output
-    assert "probability" in finished.output, finished.output
+    assert ("saved to model" if "kindling.Train" in code else "probability") in finished.output, finished.output

@@ -8,10 +8,12 @@ rows, shares, sums of gradients) must leave no trace but rounding.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,6 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(GOLDEN))
 import make_golden
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Sums over 16 rows in another order, some tens of steps: rounding of the type, with room for AdamW's division.
 TOLERANCE = {"f32": 1e-5, "f64": 1e-10}
@@ -73,7 +72,16 @@ def replay(job: Job, world: int, transport: str, binary: Path, folder: Path) -> 
         "shuffle": True,
         "weights": str(folder / "weights.safetensors"),
     }
-    done = subprocess.run([binary], input=json.dumps(request), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [binary],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        # Test programs link libtorch without knowing where it is installed.
+        env={**os.environ, "LD_LIBRARY_PATH": str(Path(os.environ["LIBTORCH"]) / "lib")},
+    )
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

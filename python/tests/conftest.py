@@ -21,6 +21,13 @@ class Column:
         return self
 
 
+def unquoted(name: str) -> str:
+    """The column that Spark understands by this; a name without quotes would not always be a column's."""
+    assert len(name) > 2
+    assert name[0] == name[-1] == "`"
+    return name[1:-1].replace("``", "`")
+
+
 @dataclass
 class Frame:
     """As much of a DataFrame as reading a schema and a first row takes; it counts the jobs it would have run."""
@@ -35,10 +42,10 @@ class Frame:
         return self.schema.names
 
     def __getitem__(self, name: str) -> Column:
-        return Column(name)
+        return Column(unquoted(name))
 
     def select(self, name: str) -> Frame:
-        self.chosen = name
+        self.chosen = unquoted(name)
         return self
 
     def where(self, _: Column) -> Frame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -129,6 +130,11 @@ def test_the_length_of_another_vector_is_read_from_its_first_row(frame: Callable
     assert read_inputs(data, ["v"], None, 1) == [Input((9,), integers=False)]
 
 
+def test_a_dot_or_a_backtick_in_a_name_is_part_of_it(frame: Callable[..., Any]) -> None:
+    data = frame(StructType([StructField("a.b`c", ARRAY)]), {"a.b`c": [1.0, 2.0]})
+    assert read_inputs(data, ["a.b`c"], None, 1) == [Input((2,), integers=False)]
+
+
 @pytest.mark.parametrize(
     ("columns", "arguments", "message"),
     [
@@ -157,6 +163,13 @@ def test_an_export_that_fails_says_what_torch_said_in_one_line(tmp_path: Path) -
 def test_control_flow_on_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="could not export Branching"):
         export(Branching(), [torch.zeros(4, 2)], tmp_path / "net.pt2")
+
+
+def test_exports_from_several_threads_at_once_all_succeed(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)) for _ in range(8)]
+        list(pool.map(lambda i: export(nets[i], [torch.zeros(4, 3)], tmp_path / f"{i}.pt2"), range(8)))
+    assert all(inputs(tmp_path / f"{i}.pt2") == [(7, ["batch", 3])] for i in range(8))
 
 
 def test_a_half_precision_module_is_refused(tmp_path: Path, frame: Callable[..., Any]) -> None:

@@ -1,8 +1,8 @@
-"""Fits for ever, and says so once it does: the test presses Ctrl-C."""
+"""Fits for ever, and says so once it does: the test presses Ctrl-C. As in a notebook, the session then goes on."""
 
 import threading
 
-from common import digits, session
+from common import digits, executors, report, session
 from kindling import TorchEstimator
 from torch import nn
 from waiting import training
@@ -10,6 +10,7 @@ from waiting import training
 spark = session()
 data = digits(spark).cache()
 data.count()
+before = executors(spark)
 
 
 def tell():
@@ -18,4 +19,11 @@ def tell():
 
 
 threading.Thread(target=tell, daemon=True).start()
-TorchEstimator(model=nn.Linear(64, 10), maxEpochs=1_000_000, numWorkers=2).fit(data)
+try:
+    TorchEstimator(model=nn.Linear(64, 10), maxEpochs=1_000_000, numWorkers=2).fit(data)
+except KeyboardInterrupt:
+    report("interrupted")
+
+model = TorchEstimator(model=nn.Linear(64, 10), numWorkers=2, slotTimeout=30.0).fit(data)
+report("next fit", rows=model.summary.rows, before=before, after=executors(spark))
+spark.stop()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyspark.ml.util import JavaMLReadable, JavaMLWritable
 from pyspark.ml.wrapper import JavaEstimator, JavaModel, JavaParams
+from pyspark.sql.utils import is_remote
 
 from kindling.errors import InvalidArgumentError, KindlingError, spark_errors
 from kindling.export import export_for
+from kindling.interrupt import interruptible
 from kindling.jar import installed_libtorch
 from kindling.keywords import check
 from kindling.layers import Sequential
@@ -91,7 +94,8 @@ class TorchModel(Stage, JavaModel, InferenceParams, JavaMLReadable["TorchModel"]
     def __init__(self, java_model: JavaObject | None = None) -> None:
         super().__init__(java_model)
         self._inference_defaults()
-        if java_model is not None:
+        # Spark Connect hands over a reference, which has no params to read: fit and load copy them.
+        if java_model is not None and not is_remote():
             self._transfer_params_from_java()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -111,6 +115,8 @@ class TorchModel(Stage, JavaModel, InferenceParams, JavaMLReadable["TorchModel"]
             return TrainingSummary.from_json(str(self._java().summary().toJson()))
 
     def _java(self) -> JavaObject:
+        if is_remote():
+            raise KindlingError("weights and the summary cannot be read over Spark Connect yet: use a classic session")
         if self._java_obj is None:
             raise KindlingError("this TorchModel holds no network: it comes from TorchEstimator.fit or TorchModel.load")
         return self._java_obj
@@ -199,14 +205,24 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
         with spark_errors():
             module = self._held()
             if module is None:
-                return super()._fit(dataset)
+                return self._fit_on_jvm(dataset)
+            if is_remote():
+                raise KindlingError(
+                    "a torch.nn.Module cannot be sent over Spark Connect yet: write it with kindling.export to a path"
+                    " that the server can read, and give this path as model"
+                )
             with tempfile.TemporaryDirectory(prefix="kindling-") as folder:
                 path = Path(folder) / "network.pt2"
                 shapes = json.loads(self.getInputShapes()) if self.isDefined(self.inputShapes) else None
                 columns = self.getInputCols() if self.isDefined(self.inputCols) else [self.getFeaturesCol()]
                 export_for(module, dataset, columns, shapes, str(path))
                 # A copy carries the program to the JVM: this estimator may be fitting other data at the same time.
-                return super(TorchEstimator, self.copy({self.model: f"file://{path}"}))._fit(dataset)
+                return self.copy({self.model: f"file://{path}"})._fit_on_jvm(dataset)
+
+    def _fit_on_jvm(self, dataset: DataFrame) -> TorchModel:
+        if is_remote():  # Spark Connect waits in Python, where Ctrl-C is heard
+            return super()._fit(dataset)
+        return interruptible(dataset.sparkSession.sparkContext, partial(super()._fit, dataset))
 
     def _to_java(self) -> JavaObject:
         """For saving. A module cannot be: what another session needs to read is a file of its own."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import threading
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ _NUMBERS = (*_INTEGERS, FloatType, DoubleType, DecimalType)
 # Rows of the example batch. Not 1, which torch takes for a constant; any other number would do.
 _EXAMPLE_ROWS = 4
 
+# torch.export keeps its state in the process: two at once, as CrossValidator's threads would, trip over each other.
+_EXPORTING = threading.Lock()
+
 # Combinations of id and number that are tried for columns of whole numbers: six such inputs.
 _MOST_CHOICES = 64
 
@@ -72,17 +76,18 @@ def export(module: torch.nn.Module, inputs: Sequence[torch.Tensor], path: str | 
     net = copy.deepcopy(module).cpu().train()
     batch = torch.export.Dim("batch", min=2)
     shapes = tuple({0: batch} for _ in examples)
-    try:
-        program = torch.export.export(net, examples, dynamic_shapes=shapes, strict=False)
-    except Exception as first:  # noqa: BLE001 - torch documents no common ancestor of what it raises here
+    with _EXPORTING:
         try:
-            # Tracing bytecode gets through some Python that plain tracing does not.
-            program = torch.export.export(net, examples, dynamic_shapes=shapes, strict=True)
-        except Exception:  # noqa: BLE001
-            raise InvalidArgumentError(
-                f"torch.export could not export {type(module).__name__} with inputs"
-                f" {', '.join(_described(x) for x in examples)}: {_first_line(first)}"
-            ) from first
+            program = torch.export.export(net, examples, dynamic_shapes=shapes, strict=False)
+        except Exception as first:  # noqa: BLE001 - torch documents no common ancestor of what it raises here
+            try:
+                # Tracing bytecode gets through some Python that plain tracing does not.
+                program = torch.export.export(net, examples, dynamic_shapes=shapes, strict=True)
+            except Exception:  # noqa: BLE001
+                raise InvalidArgumentError(
+                    f"torch.export could not export {type(module).__name__} with inputs"
+                    f" {', '.join(_described(x) for x in examples)}: {_first_line(first)}"
+                ) from None
     torch.export.save(program, path)
 
 
@@ -124,7 +129,7 @@ def _refusal(module: torch.nn.Module, examples: Sequence[torch.Tensor]) -> Excep
 
     probe = copy.deepcopy(module).cpu().train()  # batch norm would count the zeros
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _EXPORTING, torch.no_grad(), torch.random.fork_rng(devices=[]):
             probe(*examples)
     except Exception as error:  # noqa: BLE001 - any code of the user's may run here
         return error
@@ -176,7 +181,8 @@ def _width(dataset: DataFrame, name: str) -> int:
     named = field.metadata.get("ml_attr", {}).get("num_attrs")
     if named is not None:
         return int(named)  # VectorAssembler writes it down: no job is needed
-    first = dataset.select(name).where(dataset[name].isNotNull()).first()
+    quoted = "`{}`".format(name.replace("`", "``"))  # a bare dot would mean a field of a struct
+    first = dataset.select(quoted).where(dataset[quoted].isNotNull()).first()
     if first is None:
         raise InvalidArgumentError(f"column {name!r} has no values to read its length from: set inputShapes")
     return len(first[0])
