@@ -1,6 +1,6 @@
 package kindling
 
-import java.util.concurrent.{Executors, TimeUnit}
+import java.util.concurrent.{CountDownLatch, Executors, TimeUnit}
 
 import kindling.internal.LocalRuns
 import org.apache.spark.scheduler.{SparkListener, SparkListenerJobStart, SparkListenerTaskEnd}
@@ -8,6 +8,7 @@ import org.apache.spark.sql.DataFrame
 
 import scala.concurrent.{Await, ExecutionContext, Future, Promise}
 import scala.concurrent.duration._
+import scala.jdk.CollectionConverters._
 
 /** A run that is ended from outside gives everything back: slots, sessions and shards. */
 class CancellationSuite extends SparkSuite {
@@ -25,7 +26,7 @@ class CancellationSuite extends SparkSuite {
   private def ended(estimator: TorchEstimator)(end: Thread => Unit): Throwable = {
     val sc = spark.sparkContext
     val training = Promise[String]()
-    val ranks = new java.util.concurrent.CountDownLatch(2)
+    val ranks = new CountDownLatch(2)
     val listener = new SparkListener {
       override def onJobStart(start: SparkListenerJobStart): Unit =
         Option(start.properties.getProperty("spark.job.description")).filter(_.endsWith(": train")).foreach { text =>
@@ -44,14 +45,30 @@ class CancellationSuite extends SparkSuite {
         catch { case e: Throwable => Left(e) }
       }(ExecutionContext.fromExecutor(pool))
       val run = Await.result(training.future, 60.seconds)
+      // Both ranks are in native code when their watchers watch.
+      eventually("both ranks train")(watchers == 2)
       end(Await.result(caller.future, 1.second))
       val failure = Await.result(fit, 30.seconds).swap.getOrElse(fail("fit came to its end"))
       assert(ranks.await(30, TimeUnit.SECONDS), "the ranks' tasks did not end")
       assert(!LocalRuns.holds(run), "the run still holds shards")
+      assert(watchers === 0)
       failure
     } finally {
       sc.removeSparkListener(listener)
       pool.shutdownNow(): Unit
+    }
+  }
+
+  private def watchers: Int =
+    Thread.getAllStackTraces.keySet.asScala.count(thread =>
+      thread.isAlive && thread.getName.startsWith("kindling-watcher-")
+    )
+
+  private def eventually(what: String)(condition: => Boolean): Unit = {
+    val deadline = System.nanoTime() + 60.seconds.toNanos
+    while (!condition) {
+      assert(System.nanoTime() < deadline, s"60 s passed before $what")
+      Thread.onSpinWait()
     }
   }
 
@@ -61,11 +78,49 @@ class CancellationSuite extends SparkSuite {
   }
 
   nativeTest("interrupting the thread in fit ends the ranks too") {
-    assert(ended(endless)(_.interrupt()).isInstanceOf[InterruptedException])
+    val failure = ended(endless)(_.interrupt())
+    assert(failure.isInstanceOf[TrainingException] && failure.getMessage === "the run was cancelled")
+    assert(failure.getCause.isInstanceOf[InterruptedException])
+  }
+
+  nativeTest("interrupting the thread in fit ends its wait for task slots") {
+    import CancellationSuite._
+    val sc = spark.sparkContext
+    val pool = Executors.newFixedThreadPool(2)
+    implicit val context: ExecutionContext = ExecutionContext.fromExecutor(pool)
+    try {
+      // One of the two slots is taken by another job until the end of the test.
+      val other = Future(sc.parallelize(Seq(1), 1).foreach { _ => holds.countDown(); release.await() })
+      assert(holds.await(60, TimeUnit.SECONDS))
+      val caller = Promise[Thread]()
+      val fit = Future {
+        caller.success(Thread.currentThread())
+        try Right(endless.fit(data.coalesce(1)))
+        catch { case e: Throwable => Left(e) }
+      }
+      val thread = Await.result(caller.future, 60.seconds)
+      eventually("fit waits for slots")(thread.getStackTrace.exists(frame =>
+        frame.getClassName == "kindling.internal.Slots" && frame.getMethodName == "reserve"
+      ))
+      thread.interrupt()
+      val failure = Await.result(fit, 30.seconds).swap.getOrElse(fail("fit came to its end"))
+      assert(failure.isInstanceOf[TrainingException] && failure.getMessage === "the run was cancelled")
+      release.countDown()
+      Await.result(other, 30.seconds)
+    } finally {
+      release.countDown()
+      pool.shutdownNow(): Unit
+    }
   }
 
   nativeTest("after a cancelled run the next one trains") {
     val model = endless.setMaxEpochs(1).fit(data)
     assert(model.summary.workers === 2)
   }
+}
+
+/** What a task and its test share; in local mode they are in one process. */
+private object CancellationSuite {
+  val holds = new CountDownLatch(1)
+  val release = new CountDownLatch(1)
 }

@@ -2,7 +2,9 @@ package kindling
 
 import java.nio.file.{Files, Paths}
 
+import kindling.internal.RunsOver
 import org.apache.spark.ml.{Pipeline, PipelineModel}
+import org.apache.spark.ml.attribute.{Attribute, AttributeGroup, NumericAttribute}
 import org.apache.spark.ml.evaluation.MulticlassClassificationEvaluator
 import org.apache.spark.ml.feature.VectorAssembler
 import org.apache.spark.ml.linalg.{Vector, Vectors}
@@ -106,6 +108,24 @@ class TorchEstimatorSuite extends SparkSuite {
     assert(accuracy(columns.transform(wide)) > 0.95)
   }
 
+  nativeTest("transform keeps the metadata of the columns it is given") {
+    val metadata = new AttributeGroup(
+      "features",
+      (0 until 4).map(i => NumericAttribute.defaultAttr.withName(s"size of $i"): Attribute).toArray
+    ).toMetadata()
+    val data = blobs(30).select(f.col("features").as("features", metadata), f.col("label"), f.col("id").as("an.id"))
+    val predicted = estimator.setMaxEpochs(1).fit(data).transform(data)
+    assert(predicted.schema("features").metadata === metadata)
+    assert(predicted.columns === Array("features", "label", "an.id", "prediction", "probability"))
+    assert(predicted.count() === 30)
+  }
+
+  nativeTest("a run that is over is known as such to the next one's tasks, also when it went well") {
+    val before = RunsOver.list
+    estimator.setMaxEpochs(1).fit(blobs(30)): Unit
+    assert(RunsOver.list.diff(before).size === 1)
+  }
+
   nativeTest("mse predicts one number as Double and several as Vector") {
     val data =
       blobs(90).withColumn("y", f.col("label") * 2.0 + 1.0).withColumn("both", f.array(f.col("label"), -f.col("label")))
@@ -191,6 +211,14 @@ class TorchEstimatorSuite extends SparkSuite {
     val model =
       new TorchEstimator().setLayers("""[{"type": "dense", "units": 2}]""").fit(spark.createDataFrame(rows, schema))
     assert(model.network.program.description.inputs.head.rowWidth === Some(2))
+  }
+
+  nativeTest("ranks that fail end the run with their own sentence, not with that of a lost peer") {
+    // Batch norm cannot train on one row, and two ranks share a batch of two.
+    val normed = """[{"type": "dense", "units": 4}, {"type": "batchNorm"}, {"type": "dense", "units": 3}]"""
+    val small = estimator.setLayers(normed).setBatchSize(2).setNumWorkers(2)
+    assert(message[IllegalArgumentException](small.fit(blobs(30))).startsWith("batch norm"))
+    assert(estimator.setNumWorkers(2).fit(blobs(30)).summary.workers === 2)
   }
 
   private def rootMessage(body: => Any): String =

@@ -57,7 +57,7 @@ private[kindling] object ColumnTypes {
   def anyNumber(schema: StructType, name: String, owner: String): StructField = {
     val field = column(schema, name)
     if (!isNumber(field.dataType))
-      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner needs one number per row${hint(
+      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner needs one number per row${scalarHint(
           field.dataType
         )}""")
     field
@@ -101,6 +101,11 @@ private[kindling] object ColumnTypes {
     if (text.startsWith("a")) (if (text.startsWith("an ")) text else s"an $text")
     else if (text.startsWith("i")) s"an $text"
     else s"a $text"
+
+  private def scalarHint(dataType: DataType): String = dataType match {
+    case _: StringType | BooleanType => hint(dataType)
+    case _ => ""
+  }
 
   private def hint(dataType: DataType): String = dataType match {
     case _: StringType => ": index it (StringIndexer) or cast it first"

@@ -10,6 +10,7 @@ import scala.util.control.NonFatal
  * `IllegalArgumentException` where an argument or the data is at fault, else as a [[TrainingException]].
  */
 private[kindling] object Failures {
+  private val BarrierReason = "Most recent failure reason: "
 
   def ofRank(failure: RankOutcome.Failed, job: Option[Throwable]): RuntimeException = failure.kind match {
     case FailureKind.Argument => new IllegalArgumentException(failure.sentence, job.orNull)
@@ -21,9 +22,24 @@ private[kindling] object Failures {
   def ofTrainingJob(e: Throwable, echo: Option[RankOutcome.Failed]): RuntimeException =
     if (isCancelled(e)) new TrainingException("the run was cancelled", e)
     else {
-      val seen = echo.fold("")(failure => s"; rank ${failure.rank} on ${failure.place} saw: ${failure.sentence}")
-      new TrainingException(s"the training job failed: ${sparkReason(e)}$seen", e)
+      // A rank names the lost peer, Spark says why it is gone: both together are the story.
+      val seen = echo.fold("")(failure => s"rank ${failure.rank} on ${failure.place} saw: ${failure.sentence}; ")
+      new TrainingException(s"the training job failed: ${seen}Spark says: ${sparkReason(e)}", e)
     }
+
+  /** For what fails on the driver itself before any job. */
+  def ofLoading: PartialFunction[Throwable, Nothing] = { case e: NativeLoadException =>
+    throw new TrainingException(RankTask.sentence(e), e)
+  }
+
+  /**
+   * For a thread interrupted in `fit`: to its caller a cancelled run is the same however it was cancelled. The exception takes the
+   * flag's place, which stays cleared as after any InterruptedException: threads of a pool (py4j's) must not carry it into the next
+   * call.
+   */
+  def ofInterrupt: PartialFunction[Throwable, Nothing] = { case e: InterruptedException =>
+    throw new TrainingException("the run was cancelled", e)
+  }
 
   /** For the ingest job: what is not an argument's fault is wrapped once. */
   def ofIngest: PartialFunction[Throwable, Nothing] = {
@@ -47,7 +63,11 @@ private[kindling] object Failures {
 
   /** Spark's message without the stack traces it carries: for people, nothing is decided by it. */
   private[internal] def sparkReason(e: Throwable): String = {
-    val lines = RankTask.sentence(e).linesIterator.map(_.trim).filter(_.nonEmpty)
+    val text = RankTask.sentence(e)
+    // What is before it is the same for every lost task of a barrier job.
+    val start = text.indexOf(BarrierReason)
+    val reason = if (start < 0) text else text.substring(start + BarrierReason.length)
+    val lines = reason.linesIterator.map(_.trim).filter(_.nonEmpty)
     lines.takeWhile(line => !line.startsWith("at ") && !line.startsWith("Driver stacktrace")).take(3).mkString(" ")
   }
 }

@@ -64,8 +64,10 @@ private[kindling] final class Ingest(
     LocalRuns.forget(runsOver)
     val partition = context.partitionId()
     val writer = ShardWriter.open(run, partition, context.taskAttemptId(), layout, handleInvalid)
-    // The listener also runs when the task is killed between two rows.
-    context.addTaskCompletionListener[Unit](_ => writer.close()): Unit
+    // The listener also runs when the task is killed, between two rows or after the last.
+    context.addTaskCompletionListener[Unit] { ended =>
+      if (ended.isFailed() || ended.isInterrupted()) writer.discard() else writer.close()
+    }: Unit
     val split = ValidationSplit.of(validation, layout, seed, partition)
     var index = 0L
     var skipped = 0L

@@ -21,8 +21,7 @@ private[kindling] object MemoryEstimate {
       placement: Placement,
       shards: Seq[IngestOutcome.Stored]
   ): MemoryEstimate = {
-    // Weights and buffers, and for what is trained its gradient and the optimizer's state, all as float32 at least.
-    val rankBytes = program.stateBytes + program.trainableElements * 4 * (1 + optimizer.stateCopies)
+    val rankBytes = bytesOfRank(program, optimizer)
     val shardBytes = shards.groupBy(_.place).map { case (place, held) => place -> held.map(_.report.bytes).sum }
     val ranks = placement.ranks.groupBy(identity).map { case (place, held) => place -> held.size }
     (shardBytes.keySet ++ ranks.keySet).toSeq
@@ -30,20 +29,48 @@ private[kindling] object MemoryEstimate {
       .maxBy(_.total)
   }
 
-  /** An error where the cluster manager enforces a limit (YARN, Kubernetes), a log line elsewhere. */
+  /** The least that is needed wherever the rows will lie: the ranks alone, spread evenly. */
+  def ofRanks(program: ProgramDescription, optimizer: Optimizer, world: Int, executors: Int): MemoryEstimate = {
+    val places = math.max(1, executors)
+    MemoryEstimate(0, bytesOfRank(program, optimizer), (world + places - 1) / places)
+  }
+
+  /** Weights and buffers, and for what is trained its gradient and the optimizer's state. */
+  private def bytesOfRank(program: ProgramDescription, optimizer: Optimizer): Long =
+    program.stateBytes + program.trainableElements * elementBytes(program) * (1 + optimizer.stateCopies)
+
+  /** From float32 to float64; the mean over the state lies between the two where a program has both. */
+  private def elementBytes(program: ProgramDescription): Long = {
+    val mean = if (program.elements > 0) (program.stateBytes + program.elements - 1) / program.elements else 0L
+    math.min(8L, math.max(4L, mean))
+  }
+
+  /** [[require]], and a log line of what is needed. */
   def check(estimate: MemoryEstimate, master: String, conf: SparkConf): Unit = {
+    require(estimate, master, conf)
+    val allowed = overheadMiB(conf)
+    // In local mode there is no executor's container, so its overhead says nothing.
+    if (master.startsWith("local")) log.info(described(estimate))
+    else {
+      val line = s"${described(estimate)}; its memory overhead is $allowed MiB (spark.executor.memoryOverhead)"
+      if (toMiB(estimate.total) > allowed) log.warn(line) else log.info(line)
+    }
+  }
+
+  /** An error where the cluster manager enforces a limit (YARN, Kubernetes). */
+  def require(estimate: MemoryEstimate, master: String, conf: SparkConf): Unit = {
     val needed = toMiB(estimate.total)
     val allowed = overheadMiB(conf)
     val enforced = master.startsWith("yarn") || master.startsWith("k8s")
-    val line =
-      s"the fullest executor needs about $needed MiB outside the heap (${toMiB(estimate.shardBytes)} MiB of rows, " +
-        s"${estimate.ranks} ranks of ${toMiB(estimate.rankBytes)} MiB)"
     if (enforced && needed > allowed)
       throw new IllegalArgumentException(
-        s"$line, but its memory overhead is $allowed MiB: set spark.executor.memoryOverhead to ${needed + 512}m or more"
+        s"${described(estimate)}, but its memory overhead is $allowed MiB: set spark.executor.memoryOverhead to ${needed + 512}m or more"
       )
-    log.info(line)
   }
+
+  private def described(estimate: MemoryEstimate): String =
+    s"the fullest executor needs about ${toMiB(estimate.total)} MiB outside the heap (${toMiB(estimate.shardBytes)} MiB of rows, " +
+      s"${estimate.ranks} ranks of ${toMiB(estimate.rankBytes)} MiB)"
 
   /** As Spark's resource managers compute it. */
   private[internal] def overheadMiB(conf: SparkConf): Long =

@@ -26,13 +26,17 @@ private[kindling] object OutputLayout {
         refuse(
           s"crossEntropy needs an output of the shape [batch, classes], but the program's output has the shape ${output.shapeText}"
         )
-      val classes = output.rowShape.head
-      classes.filter(_ < 2).foreach { count =>
+      val classes = output.rowShape.head.getOrElse(
         refuse(
-          s"crossEntropy needs at least 2 classes, but the program's output has the shape ${output.shapeText}: $count per row"
+          s"the program's output has the shape ${output.shapeText}: crossEntropy needs a fixed number of classes, " +
+            "export the program with only the batch dimension dynamic"
         )
-      }
-      OutputLayout(dtype, 1, classes)
+      )
+      if (classes < 2)
+        refuse(
+          s"crossEntropy needs at least 2 classes, but the program's output has the shape ${output.shapeText}: $classes per row"
+        )
+      OutputLayout(dtype, 1, Some(classes))
     } else {
       val shape = output.rowShape.map(
         _.getOrElse(

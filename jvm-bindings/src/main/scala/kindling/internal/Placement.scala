@@ -9,6 +9,9 @@ import org.apache.spark.rdd.RDD
  */
 private[kindling] final case class Placement(ranks: Seq[Place]) {
   def maxPerExecutor: Int = ranks.groupBy(identity).values.map(_.size).max
+
+  /** The places whose executors are not among the registered ones any more. */
+  def lost(registered: Set[String]): Seq[Place] = ranks.distinct.filterNot(place => registered(place.executor))
 }
 
 private[kindling] object Placement {

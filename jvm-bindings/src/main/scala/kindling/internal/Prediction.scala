@@ -4,7 +4,7 @@ import java.security.MessageDigest
 
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.sql.{DataFrame, Encoders, Row}
-import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.types.{Metadata, StructType}
 
 /** Everything `transform` needs, settled on the driver; the DataFrame that it gives does the work when it is used. */
 private[kindling] final class Prediction(
@@ -37,8 +37,13 @@ private[kindling] final class Prediction(
       batchSize,
       loading
     )
-    data.mapPartitions((rows: Iterator[Row]) => task.run(rows))(Encoders.row(schema))
+    described(data.mapPartitions((rows: Iterator[Row]) => task.run(rows))(Encoders.row(schema)), schema)
   }
+
+  /** With the columns' metadata (names of features, of classes), which an encoder does not keep. */
+  private def described(predicted: DataFrame, schema: StructType): DataFrame =
+    if (schema.forall(_.metadata == Metadata.empty)) predicted
+    else predicted.select(schema.map(field => Ingest.column(field.name).as(field.name, field.metadata)): _*)
 
   private def config = {
     val root = Json.obj().put("threads", threads).put("device", "cpu").put("loss", loss)

@@ -18,7 +18,7 @@ private[kindling] final class Progress(
     mode: Progress.Mode,
     epochs: Int,
     now: () => Long = () => System.nanoTime()
-) {
+) extends AutoCloseable {
   import Progress._
 
   private var shown = 0
@@ -50,7 +50,7 @@ private[kindling] final class Progress(
   }
 
   /** Takes the moving line away. */
-  def close(): Unit = clear()
+  override def close(): Unit = clear()
 
   private def live(line: String): Unit = {
     val text = s"kindling: $line"
@@ -80,6 +80,15 @@ private[kindling] object Progress {
 
   final val Setting = "spark.kindling.progress"
   private val PlainNanos = 10L * 1000 * 1000 * 1000
+
+  /**
+   * Whether someone watches. Since JDK 22 there is a console without a terminal, which has to be asked (`Console.isTerminal`, JDK
+   * 22); when 22 is the oldest JDK supported, the reflection can go.
+   */
+  def terminal: Boolean = Option(System.console()).exists { console =>
+    try classOf[java.io.Console].getMethod("isTerminal").invoke(console) == java.lang.Boolean.TRUE
+    catch { case _: NoSuchMethodException => true }
+  }
 
   def mode(conf: SparkConf, terminal: Boolean): Mode = conf.get(Setting, "auto") match {
     case "live" => Live

@@ -47,32 +47,37 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
     var release = true
     LocalRuns.enter(plan.run)
     try {
+      RankTask.tell(plan.channel, Json.obj().put("type", "started").put("rank", rank))
       val opened = attempt(open(context, rank))
       try {
-        val hello = opened.fold(
-          failure => Json.obj().put("failure", sentence(failure)),
-          session => Json.parse(Native.sessionEndpoint(session))
-        )
+        val hello = opened.fold(failure => Json.obj().put("failure", sentence(failure)), _.endpoint)
         RankTask.tell(plan.channel, Json.obj().put("type", "arrived").put("rank", rank))
         val answers = context.allGather(Json.text(hello)).toSeq.map(Json.parse)
         val outcome = opened match {
           case Failure(e) => RankOutcome.Failed(rank, place, sentence(e), FailureKind.of(e), secondary = false)
-          case Success(session) =>
-            attempt(together(context, rank, place, session, answers)).fold(
+          case Success(open) =>
+            attempt(together(context, rank, place, open.session, answers)).fold(
               failure => failed(rank, place, failure),
               identity
             )
         }
         release = !outcome.isInstanceOf[RankOutcome.Misplaced]
         outcome
-      } finally opened.foreach(Native.sessionClose)
+      } finally opened.foreach(open => Native.sessionClose(open.session))
     } finally LocalRuns.leave(plan.run, release)
   }
 
-  private def open(context: BarrierTaskContext, rank: Int): Long = {
+  /** A session and where it listens, or neither. */
+  private def open(context: BarrierTaskContext, rank: Int): RankTask.Open = {
     NativeLibrary.load(plan.loading): Unit
     val host = RankTask.hostOf(context.getTaskInfos()(rank).address)
-    Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host)), program.value, null)
+    val session = Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host)), program.value, null)
+    try RankTask.Open(session, Json.parse(Native.sessionEndpoint(session)))
+    catch {
+      case e: Throwable =>
+        Native.sessionClose(session)
+        throw e
+    }
   }
 
   private def together(
@@ -85,9 +90,16 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
     val firstFailure = answers.indexWhere(_.has("failure"))
     val processes = answers.map(_.path("process").asText).toSet
     val uncovered = plan.shards.filter(s => s.rows + s.validationRows > 0).map(_.process).distinct.filterNot(processes)
-    if (firstFailure >= 0)
-      RankOutcome.Failed(rank, place, s"rank $firstFailure could not start", FailureKind.Other, secondary = true)
-    else if (uncovered.nonEmpty) RankOutcome.Misplaced(rank, place, uncovered)
+    if (firstFailure >= 0) {
+      val reason = answers(firstFailure).path("failure").asText
+      RankOutcome.Failed(
+        rank,
+        place,
+        s"rank $firstFailure could not start: $reason",
+        FailureKind.Other,
+        secondary = true
+      )
+    } else if (uncovered.nonEmpty) RankOutcome.Misplaced(rank, place, uncovered)
     else {
       val watcher = new Watcher(session, rank, context)
       try {
@@ -125,6 +137,8 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
 
 private[kindling] object RankTask {
   private val log = LoggerFactory.getLogger("kindling.RankTask")
+
+  private final case class Open(session: Long, endpoint: JsonNode)
 
   def sentence(e: Throwable): String = Option(e.getMessage).filter(_.nonEmpty).getOrElse(e.getClass.getName)
 

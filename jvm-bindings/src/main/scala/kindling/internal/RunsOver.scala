@@ -1,9 +1,9 @@
 package kindling.internal
 
 /**
- * Runs of this driver that ended badly, so that executors may still hold shards of them. Every later ingest task is told, and drops
- * what it finds. Its lifetime is the process, as the executors outlive a run; it is bounded, for the release job normally does the
- * work and this is the second line.
+ * Runs of this driver that ended, well or badly, so that executors may still hold shards of them. Every later ingest task is told, and drops
+ * what it finds. Its lifetime is the process, as the executors outlive a run; it is bounded, for the ranks or the release job
+ * normally do the work and this is the second line.
  */
 private[kindling] object RunsOver {
   private val Bound = 256

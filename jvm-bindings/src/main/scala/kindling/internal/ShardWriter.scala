@@ -35,8 +35,9 @@ private[kindling] object ShardReport {
 /**
  * Fills one native shard with rows: reserve a block, write rows into it, commit it, next block.
  *
- * It owns the shard until [[seal]]: `close` before that drops what was written, after it does nothing. Blocks start small and
- * double up to about 4 MB, so that many tiny partitions do not reserve much more than they hold.
+ * It owns the shard until [[seal]]: `close` before that drops what was written, after it does nothing. `discard`
+ * drops the shard sealed or not, for a task that failed after all. Blocks start small and double up to about 4 MB, so that many
+ * tiny partitions do not reserve much more than they hold.
  */
 private[kindling] final class ShardWriter private (key: Long, layout: FeatureLayout, reader: FeatureReader)
     extends AutoCloseable {
@@ -59,11 +60,12 @@ private[kindling] final class ShardWriter private (key: Long, layout: FeatureLay
     report
   }
 
-  override def close(): Unit =
-    if (owned) {
-      owned = false
-      Native.shardDiscard(key)
-    }
+  override def close(): Unit = if (owned) discard()
+
+  def discard(): Unit = {
+    owned = false
+    Native.shardDiscard(key)
+  }
 
   private final class Half(split: Int) {
     private val addresses = new Array[Long](layout.columns.size)

@@ -5,6 +5,7 @@ import org.apache.spark.ml.kindling.Cluster
 import org.slf4j.LoggerFactory
 
 import java.util.concurrent.TimeUnit
+import java.util.concurrent.atomic.{AtomicBoolean, AtomicInteger}
 
 /** What can be known of the cluster's task slots at a moment. */
 private[kindling] final case class SlotCount(total: Int, running: Int, executors: Int)
@@ -47,8 +48,8 @@ private[kindling] final class Slots(
     }
   }
 
-  /** Waits until `ranks` slots are free and takes them; the caller gives them back through the result. */
-  def reserve(ranks: Int, timeoutMs: Long): AutoCloseable = {
+  /** Waits until `ranks` slots are free and claims them; the caller gives the claim back through the result. */
+  def reserve(ranks: Int, timeoutMs: Long): Reservation = {
     val start = now()
     var taken = tryTake(ranks)
     while (!taken) {
@@ -57,9 +58,12 @@ private[kindling] final class Slots(
       if (millisSince(start) > timeoutMs)
         throw new IllegalStateException(
           s"$ranks free task slots were not to be had within ${timeoutMs / 1000} s (slotTimeout): ${last.running} tasks run on " +
-            s"${last.total} slots"
+            s"${last.total} slots${claimed()}"
         )
-      logEvery(start, s"waiting for $ranks free task slots: ${last.running} tasks run on ${last.total} slots")
+      logEvery(
+        start,
+        s"waiting for $ranks free task slots: ${last.running} tasks run on ${last.total} slots${claimed()}"
+      )
       pause(PollMs)
       taken = tryTake(ranks)
     }
@@ -67,14 +71,21 @@ private[kindling] final class Slots(
   }
 
   /**
-   * Runs that start side by side (CrossValidator) must not both see the same free slots, so what runs have taken counts as running
-   * even before its tasks do.
+   * Runs that start side by side (CrossValidator) must not both see the same free slots, so a claim counts beside what runs, until
+   * its ranks are among the running tasks themselves. For a moment they count twice: too few slots are seen then, never too many.
    */
   private def tryTake(ranks: Int): Boolean = Slots.synchronized {
+    // Before the count: ranks that start in between are then in both. The other way round they could be in neither.
+    val others = claims.get()
     val last = count()
-    val free = last.total - math.max(last.running, reserved)
-    if (free >= ranks) reserved += ranks
+    val free = last.total - last.running - others
+    if (free >= ranks) claims.addAndGet(ranks): Unit
     free >= ranks
+  }
+
+  private def claimed(): String = {
+    val others = claims.get()
+    if (others > 0) s", and $others slots wait for the ranks of other runs" else ""
   }
 
   private def moreExpected(last: SlotCount): Boolean = expectedExecutors.exists(_ > last.executors)
@@ -106,15 +117,16 @@ private[kindling] object Slots {
   private val LogMs = 3000L
   private val RegistrationMs = 10000L
 
-  // For the process, because the slots are shared by all runs of the driver's one SparkContext.
-  private var reserved = 0
+  // Slots of ranks that are still to start. For the process, because all runs of the driver's one SparkContext share the slots.
+  // Only who holds the object's lock adds to it; a claim ends without the lock, as that happens on a thread of Spark's RPC.
+  private val claims = new AtomicInteger(0)
 
-  private final class Reservation(ranks: Int) extends AutoCloseable {
-    private var open = true
-    override def close(): Unit = Slots.synchronized {
-      if (open) reserved -= ranks
-      open = false
-    }
+  /** The claim of a run on slots in which its ranks do not run yet. */
+  final class Reservation private[Slots] (ranks: Int) extends AutoCloseable {
+    private val open = new AtomicBoolean(true)
+
+    /** Ends the claim: the ranks run, so that Spark counts them, or they never will. Any thread, any number of times. */
+    override def close(): Unit = if (open.compareAndSet(true, false)) claims.addAndGet(-ranks): Unit
   }
 
   def of(sc: SparkContext): Slots = new Slots(

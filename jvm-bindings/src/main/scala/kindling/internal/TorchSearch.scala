@@ -65,7 +65,9 @@ private[kindling] object TorchSearch {
     }
 
     val fromConf = folder(NativeLoading.Libtorch, loading.libtorch)
-    if (fromConf.isEmpty && loading.libtorch.exists(_.nonEmpty)) Left(tried.result().head)
+    if (fromConf.isEmpty && loading.libtorch.exists(_.nonEmpty)) Left(
+      s"${tried.result().head}; name a folder with libtorch ${TorchFolder.Required} there (${TorchFolder.Install})"
+    )
     else
       fromConf
         .orElse(folder("LIBTORCH", env.get("LIBTORCH")))

@@ -5,10 +5,11 @@ import java.nio.charset.StandardCharsets.UTF_8
 import kindling.TrainingException
 import org.apache.spark.{SparkContext, TaskContext}
 import org.apache.spark.broadcast.Broadcast
-import org.apache.spark.ml.kindling.EventChannel
+import org.apache.spark.ml.kindling.{Cluster, EventChannel}
 import org.slf4j.LoggerFactory
 
 import scala.collection.mutable
+import scala.util.Using
 import scala.util.control.NonFatal
 
 /** What the ranks bring back. */
@@ -18,7 +19,8 @@ private[kindling] final case class TrainingResult(report: Array[Byte], weights: 
  * The barrier job of a run. It waits for slots, sends one task per rank to the executors that hold the rows, shows their progress,
  * and judges how they ended.
  *
- * Spark treats locations as wishes; ranks that landed away from the data start nothing, and the job is run again.
+ * Spark treats locations as wishes; ranks that landed away from the data start nothing, and the job is run again. Before every
+ * attempt the executors that hold the rows must still be there.
  */
 private[kindling] final class TrainingJob(
     sc: SparkContext,
@@ -46,22 +48,66 @@ private[kindling] final class TrainingJob(
     else if (attempt + 1 < MaxPlacements) {
       log.warn(s"run ${plan.run}: the ranks landed away from the executors that hold the data, starting them again")
       attempts(broadcast, attempt + 1)
-    } else
+    } else {
+      requireHolders()
       throw new TrainingException(
         s"${misplaced.head.uncovered.size} executors hold rows but got no rank in $MaxPlacements tries; ranks ran on " +
           s"${outcomes.map(_.place).distinct.mkString(", ")}: set numWorkers to the number of task slots " +
           "(executors x spark.executor.cores / spark.task.cpus), so that every executor gets one"
       )
+    }
   }
 
   private def oneAttempt(broadcast: Broadcast[Array[Byte]], attempt: Int): Seq[RankOutcome] = {
+    requireHolders()
+    Using.resource(reserve()) { reservation =>
+      // Waiting may have taken minutes.
+      requireHolders()
+      watched(broadcast, plan.copyFor(attempt), () => reservation.close())
+    }
+  }
+
+  private def reserve(): Slots.Reservation =
+    try slots.reserve(plan.world, plan.settings.slotTimeoutMs)
+    catch {
+      // The cluster has too few slots now and had enough before: if that is the loss of a holder, fewer ranks would not help.
+      case e: IllegalArgumentException =>
+        requireHolders()
+        throw e
+    }
+
+  /** Rows live and die with their executor: without it, no attempt can succeed, whatever its slots. */
+  private def requireHolders(): Unit =
+    placement.lost(Cluster.executors(sc).map(_._1).toSet).headOption.foreach { place =>
+      throw new TrainingException(s"$place was lost, and the rows that it held are gone with it: run fit again")
+    }
+
+  /** One barrier job, with its progress shown and its ranks' meeting watched. `started` is called when all its ranks run. */
+  private def watched(broadcast: Broadcast[Array[Byte]], current: RankPlan, started: () => Unit): Seq[RankOutcome] = {
     val settings = plan.settings
-    val current = plan.copyFor(attempt)
-    val reservation = slots.reserve(plan.world, settings.slotTimeoutMs)
-    val progress = new Progress(System.err, Progress.mode(sc.getConf, System.console() != null), settings.maxEpochs)
-    val rendezvous =
-      new Rendezvous(plan.run, plan.world, settings.rendezvousTimeoutMs, reason => sc.cancelJobsWithTag(tag, reason))
-    val channel = EventChannel.open(current.channel)(receive(progress, rendezvous))
+    val mode = Progress.mode(sc.getConf, Progress.terminal)
+    Using.Manager { use =>
+      val progress = use(new Progress(System.err, mode, settings.maxEpochs))
+      val rendezvous = use(
+        new Rendezvous(
+          plan.run,
+          plan.world,
+          settings.slotTimeoutMs,
+          settings.rendezvousTimeoutMs,
+          reason => if (!sc.isStopped) sc.cancelJobsWithTag(tag, reason),
+          started
+        )
+      )
+      use(EventChannel.open(current.channel)(receive(progress, rendezvous))): Unit
+      barrierJob(broadcast, current, rendezvous)
+    }.get
+  }
+
+  private def barrierJob(
+      broadcast: Broadcast[Array[Byte]],
+      current: RankPlan,
+      rendezvous: Rendezvous
+  ): Seq[RankOutcome] = {
     val outcomes = mutable.ArrayBuffer.empty[RankOutcome]
     sc.setLocalProperty(TrainingRun.Description, s"Kindling ${plan.run}: train")
     try {
@@ -79,11 +125,6 @@ private[kindling] final class TrainingJob(
         rendezvous.failure.foreach(reason => throw new TrainingException(reason, e))
         judge(outcomes.synchronized(outcomes.sortBy(_.rank).toSeq), Some(e)): Unit
         throw e
-    } finally {
-      channel.close()
-      rendezvous.close()
-      progress.close()
-      reservation.close()
     }
   }
 
@@ -91,8 +132,13 @@ private[kindling] final class TrainingJob(
     try {
       val event = Json.parse(new String(message, UTF_8))
       event.path("type").asText match {
-        case "progress" => progress.progress(event)
-        case "epoch" => progress.epoch(event)
+        case "progress" =>
+          rendezvous.onTraining()
+          progress.progress(event)
+        case "epoch" =>
+          rendezvous.onTraining()
+          progress.epoch(event)
+        case "started" => rendezvous.onStarted(event.path("rank").asInt)
         case "arrived" => rendezvous.onArrived(event.path("rank").asInt)
         case "connected" => rendezvous.onConnected(event.path("rank").asInt)
         case other => log.debug("an event of the unknown type {} is ignored", other)

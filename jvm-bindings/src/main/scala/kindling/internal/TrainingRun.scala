@@ -4,6 +4,7 @@ import java.security.SecureRandom
 
 import kindling.TrainingSummary
 import org.apache.spark.SparkContext
+import org.apache.spark.ml.kindling.Cluster
 import org.apache.spark.sql.Dataset
 import org.slf4j.LoggerFactory
 
@@ -20,25 +21,36 @@ private[kindling] final case class Trained(program: Program, weights: Array[Byte
  *  1. whatever happened, shards are released, by the ranks themselves or by [[ReleaseJob]].
  *
  * All jobs of a run carry one tag of its own, and the caller's job group stays as it is: who cancels the group, all jobs or the
- * tag ends the run. A thread that is interrupted in `fit` ends its run's jobs too.
+ * tag ends the run. A thread that is interrupted in `fit` ends its run too, waiting or training.
  */
 private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_]) {
   private val sc: SparkContext = data.sparkSession.sparkContext
   private val run = TrainingRun.randomHex(16)
   private val tag = s"kindling-$run"
 
-  def fit(): Trained = {
+  def fit(): Trained =
+    try train()
+    catch Failures.ofInterrupt
+
+  private def train(): Trained = {
     val start = System.nanoTime()
     val settings = Settings.of(params)
     TrainingRun.checkCluster(sc)
     val loading = NativeLoading.of(sc.getConf.getOption, params.getLibtorch)
-    NativeLibrary.load(loading): Unit
+    try NativeLibrary.load(loading): Unit
+    catch Failures.ofLoading
     tagged {
       val program = ProgramSource.resolve(params, data, sc.hadoopConfiguration)
       val layout = FeatureLayout.forTraining(data.schema, program.description, FeatureLayout.Choice.of(params))
       TrainingRun.checkResultSize(sc, program.description)
       val slots = Slots.of(sc)
       slots.requireTotal(settings.numWorkers, settings.slotTimeoutMs)
+      // Reading the data may take long, so ranks that cannot fit even without it are refused before.
+      MemoryEstimate.require(
+        MemoryEstimate.ofRanks(program.description, settings.optimizer, settings.numWorkers, TrainingRun.executors(sc)),
+        sc.master,
+        sc.getConf
+      )
       releasing {
         val stored = ingest(settings, layout, loading)
         val placement = Placement.spread(stored, settings.numWorkers)
@@ -106,24 +118,28 @@ private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_])
     )
   }
 
-  /** On failure: end what still runs, then free what is left of the run in the executors. The first failure is the one that leaves. */
+  /**
+   * On failure: end what still runs, then free what is left of the run in the executors. The first failure is the one that leaves.
+   *
+   * After a success the ranks have freed the rows beside them; shards of processes without a rank (empty ones, and duplicates of
+   * tasks that ran twice) are dropped by the next ingest there.
+   */
   private def releasing[T](body: => T): T = {
     var done = false
     try {
       val result = body
       done = true
       result
-    } finally
-      if (!done) {
-        RunsOver.add(run)
-        if (!sc.isStopped) {
-          sc.cancelJobsWithTag(tag)
-          // An interrupted thread could wait for nothing, so the flag is set aside for the clean-up.
-          val interrupted = Thread.interrupted()
-          try ReleaseJob.run(sc, run)
-          finally if (interrupted) Thread.currentThread().interrupt()
-        }
+    } finally {
+      RunsOver.add(run)
+      if (!done && !sc.isStopped) {
+        sc.cancelJobsWithTag(tag)
+        // An interrupted thread could wait for nothing, so the flag is set aside for the clean-up.
+        val interrupted = Thread.interrupted()
+        try ReleaseJob.run(sc, run)
+        finally if (interrupted) Thread.currentThread().interrupt()
       }
+    }
   }
 
   private def tagged[T](body: => T): T = {
@@ -156,6 +172,10 @@ private[kindling] object TrainingRun {
       throw new IllegalArgumentException(
         "spark.dynamicAllocation.enabled is true, but Spark runs no barrier job with dynamic allocation: set it to false"
       )
+
+  /** How many there are, or will be when all have come up; where it matters (YARN, Kubernetes) Spark starts two by default. */
+  private def executors(sc: SparkContext): Int =
+    math.max(Cluster.executors(sc).size, sc.getConf.getInt("spark.executor.instances", 2))
 
   private def checkResultSize(sc: SparkContext, program: ProgramDescription): Unit = {
     val limit = sc.getConf.getSizeAsBytes("spark.driver.maxResultSize", "1g")

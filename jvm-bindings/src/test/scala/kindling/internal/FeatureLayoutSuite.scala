@@ -115,6 +115,8 @@ class FeatureLayoutSuite extends AnyFunSuite {
     assert(refused(s, program(x4, finalActivation = Some("softmax")), choice(Seq("features"))).contains("takes logits"))
     assert(refused(s, program(x4, input("", "float32", 3, 3)), choice(Seq("features"))).contains("[batch, classes]"))
     assert(refused(s, program(x4, input("", "int64", 3)), choice(Seq("features"))).contains("int64"))
+    val open = refused(s, program(x4, tensor("", "float32", Seq(None))), choice(Seq("features")))
+    assert(open.contains("[?, ?]") && open.contains("fixed number of classes"))
   }
 
   test("an mse label is as wide as the output") {

@@ -1,5 +1,6 @@
 package kindling.internal
 
+import kindling.TrainingException
 import org.scalatest.funsuite.AnyFunSuite
 
 /** Waiting for task slots, with a clock and a cluster made up here. */
@@ -58,4 +59,34 @@ class SlotsSuite extends AnyFunSuite {
     first.close()
     cluster.slots().reserve(4, 1000).close()
   }
+
+  test("a claim counts beside the tasks that run, until its ranks are among them") {
+    // Two tasks of another job run; a run has claimed the other two slots.
+    val first = constant(4, running = 2).slots().reserve(2, 1000)
+    try {
+      val text = intercept[IllegalStateException](constant(4, running = 2).slots().reserve(1, 1000)).getMessage
+      assert(text.contains("2 tasks run on 4 slots, and 2 slots wait for the ranks of other runs"))
+    } finally first.close()
+    // Its ranks have started, and the other job is done.
+    constant(4, running = 2).slots().reserve(2, 1000).close()
+  }
+
+  test("an interrupted wait for slots ends at once as a cancelled run and claims nothing") {
+    val busy = new Slots(() => SlotCount(2, 1, 1), None, local = true)
+    Seq(() => busy.reserve(2, 600000).close(), () => constantly(1).requireTotal(2, 600000)).foreach { wait =>
+      Thread.currentThread().interrupt()
+      val start = System.nanoTime()
+      val failure = intercept[TrainingException] {
+        try wait()
+        catch Failures.ofInterrupt
+      }
+      assert(failure.getMessage === "the run was cancelled" && failure.getCause.isInstanceOf[InterruptedException])
+      assert(System.nanoTime() - start < 10L * 1000 * 1000 * 1000)
+      assert(!Thread.interrupted())
+    }
+    constant(2).slots().reserve(2, 1000).close()
+  }
+
+  /** With the real clock and pause. */
+  private def constantly(total: Int): Slots = new Slots(() => SlotCount(total, 0, 1), Some(2), local = false)
 }

@@ -45,7 +45,7 @@ class TorchSearchSuite extends AnyFunSuite {
       nothing.copy(libtorch = Some("/nowhere"), param = good.toString),
       Map("LIBTORCH" -> good.toString)
     ).swap.getOrElse("")
-    assert(text === "spark.kindling.libtorch: /nowhere is not a folder")
+    assert(text.startsWith("spark.kindling.libtorch: /nowhere is not a folder; name a folder with libtorch 2.11"))
   }
 
   test("the environment comes before the parameter, which comes before Python") {

@@ -6,6 +6,8 @@ import java.util.concurrent.{CountDownLatch, TimeUnit}
 import org.apache.spark.SparkConf
 import org.scalatest.funsuite.AnyFunSuite
 
+import scala.jdk.CollectionConverters._
+
 /** The parts of a run that need neither Spark nor the native library. */
 class TrainingRunPartsSuite extends AnyFunSuite {
 
@@ -23,6 +25,13 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     assert(a.location === "executor_h1_1")
   }
 
+  test("an executor that is lost with its rows is known by its place") {
+    val placement = Placement.spread(Seq(stored(0, "p1", a), stored(1, "p2", b)), 4)
+    assert(placement.lost(Set("1", "2", "3")).isEmpty)
+    assert(placement.lost(Set("1", "3")) === Seq(b))
+    assert(b.toString === "executor 2 on h2")
+  }
+
   test("memory is estimated for the fullest executor and refused where it is enforced") {
     val program = ProgramDescription("pt2", Nil, Nil, 1, 1 << 20, 1 << 20, 4 << 20, None)
     val shards = Seq(stored(0, "p1", a, bytes = 1000L << 20), stored(1, "p2", b, bytes = 10))
@@ -34,8 +43,26 @@ class TrainingRunPartsSuite extends AnyFunSuite {
       "spark.executor.memoryOverhead to 1528m"
     ))
     MemoryEstimate.check(estimate, "spark://h:7077", conf)
+    MemoryEstimate.check(estimate, "local[2]", conf)
     MemoryEstimate.check(estimate, "k8s://h", conf.set("spark.executor.memoryOverhead", "2g"))
     assert(MemoryEstimate.overheadMiB(new SparkConf(false).set("spark.executor.memory", "100g")) === 10240)
+  }
+
+  test("ranks that cannot fit are refused before the rows are read, by the program's own element size") {
+    val adamw = Optimizer.AdamW(0.1, 0, 0.9, 0.999, 1e-8)
+    // 64 Mi weights of float64: 512 MiB, and as much for the gradient and for each of the two moments.
+    val wide = ProgramDescription("pt2", Nil, Nil, 1, 64 << 20, 64 << 20, 512L << 20, None)
+    val estimate = MemoryEstimate.ofRanks(wide, adamw, 3, 2)
+    assert(estimate === MemoryEstimate(0, 2048L << 20, 2))
+    val text = intercept[IllegalArgumentException](MemoryEstimate.require(
+      estimate,
+      "k8s://h",
+      new SparkConf(false)
+    )).getMessage
+    assert(text.contains("0 MiB of rows, 2 ranks of 2048 MiB") && text.contains("memoryOverhead to 4608m"))
+    // A large buffer does not make the few trained weights wide.
+    val buffered = ProgramDescription("pt2", Nil, Nil, 1, 100, 100, 512L << 20, None)
+    assert(MemoryEstimate.ofRanks(buffered, adamw, 1, 1).rankBytes === (512L << 20) + 100 * 8 * 3)
   }
 
   test("progress is one moving line for a terminal, and a line per epoch everywhere") {
@@ -77,7 +104,7 @@ class TrainingRunPartsSuite extends AnyFunSuite {
   test("a rank that never comes ends the run with its number") {
     val cancelled = new CountDownLatch(1)
     // A negative timeout takes the grace period back.
-    val rendezvous = new Rendezvous("run", 3, -5000, _ => cancelled.countDown())
+    val rendezvous = new Rendezvous("run", 3, 60000, -5000, _ => cancelled.countDown())
     try {
       rendezvous.onArrived(0)
       assert(cancelled.await(10, TimeUnit.SECONDS))
@@ -85,8 +112,49 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     } finally rendezvous.close()
   }
 
+  test("a job of which no rank starts ends with the name of the timeout, and is cancelled until it is gone") {
+    val cancelled = new CountDownLatch(2)
+    val rendezvous = new Rendezvous("run", 2, 1, 60000, _ => cancelled.countDown())
+    try {
+      assert(cancelled.await(10, TimeUnit.SECONDS))
+      assert(rendezvous.failure.exists(text => text.startsWith("no rank started") && text.contains("slotTimeout")))
+    } finally rendezvous.close()
+  }
+
+  test("a rank that starts but opens no session ends the run too") {
+    val cancelled = new CountDownLatch(1)
+    val rendezvous = new Rendezvous("run", 2, 60000, -5000, _ => cancelled.countDown())
+    try {
+      rendezvous.onStarted(1)
+      assert(cancelled.await(10, TimeUnit.SECONDS))
+      assert(rendezvous.failure.exists(_.contains("opened its session")))
+    } finally rendezvous.close()
+  }
+
+  test("the slots are given up once, when the last rank has started") {
+    var times = 0
+    val rendezvous = new Rendezvous("run", 2, 60000, 60000, _ => fail("cancelled"), () => times += 1)
+    rendezvous.onStarted(0)
+    assert(times === 0)
+    // The note that rank 1 started was lost.
+    rendezvous.onArrived(1)
+    Seq(0, 1).foreach(rendezvous.onConnected)
+    rendezvous.close()
+    assert(times === 1)
+  }
+
+  test("training is proof that all ranks have met, whichever of their notes were lost") {
+    val rendezvous = new Rendezvous("proof", 3, 60000, 60000, _ => fail("cancelled"))
+    val watch = Thread.getAllStackTraces.keySet.asScala.find(_.getName == "kindling-rendezvous-proof")
+    rendezvous.onTraining()
+    watch.foreach(_.join(10000))
+    assert(watch.exists(!_.isAlive), "the ranks are still waited for")
+    rendezvous.close()
+    assert(rendezvous.failure.isEmpty)
+  }
+
   test("ranks that all connect end the watch quietly") {
-    val rendezvous = new Rendezvous("run", 2, 60000, _ => fail("cancelled"))
+    val rendezvous = new Rendezvous("run", 2, 60000, 60000, _ => fail("cancelled"))
     Seq(0, 1).foreach(rendezvous.onArrived)
     Seq(0, 1, 1).foreach(rendezvous.onConnected)
     rendezvous.close()
@@ -120,8 +188,11 @@ class TrainingRunPartsSuite extends AnyFunSuite {
 
   test("an unsupported Spark is refused with a sentence") {
     assert(intercept[IllegalStateException](SupportedSpark.check("4.0.0")).getMessage.contains("SPARK-52259"))
-    assert(intercept[IllegalStateException](SupportedSpark.check("3.5.1")).getMessage.contains("this is Spark 3.5.1"))
-    SupportedSpark.check("4.3.0")
+    Seq("3.5.1", "5.0.0").foreach { version =>
+      val text = intercept[IllegalStateException](SupportedSpark.check(version)).getMessage
+      assert(text.contains(s"4.0.1 to 4.3, but this is Spark $version"))
+    }
+    Seq("4.0.1", "4.1.0-SNAPSHOT", "4.3.0", "4.10.0").foreach(SupportedSpark.check)
   }
 
   test("Spark's message is shown without its stack traces") {
