@@ -86,8 +86,11 @@ fn ranks_that_leave_at_once_after_the_last_operation_disturb_nobody() {
 
 #[test]
 fn dropping_everything_with_an_operation_in_flight_aborts_the_others() {
+    // Nobody leaves before everybody has met and started.
+    let started = Barrier::new(3);
     let errors = ranks(Transport::Tcp, 3, |group| {
         let work = sum(&*group, 5_000_000).unwrap();
+        started.wait();
         if group.rank() == 2 {
             // Rank 2 never starts the second operation, so the second is in flight when it goes.
             drop(work);
