@@ -194,17 +194,21 @@ fn an_abort_before_or_while_connecting_ends_the_connecting() {
 fn the_buffers_of_a_failed_operation_are_dropped_once_nobody_can_touch_them() {
     for transport in BOTH {
         let dropped = Arc::new(AtomicUsize::new(0));
-        let started = Barrier::new(3);
+        // Rank 1 stays until the others have ended: leaving would make it a lost peer where its words come too late.
+        let (started, ended) = (Barrier::new(3), Barrier::new(3));
         ranks(transport, 3, |group| {
             if group.rank() == 1 {
                 started.wait();
                 group.aborter().abort("enough");
+                ended.wait();
                 return;
             }
             let region = Watched { bytes: vec![1; 3_000_000], dropped: Arc::clone(&dropped) };
             let work = group.start_all_reduce(Buffer::new(Box::new(region), DType::U8), ReduceOp::Sum).unwrap();
             started.wait();
-            assert_eq!(work.wait().unwrap_err().kind(), ErrorKind::Aborted);
+            let outcome = work.wait();
+            ended.wait();
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Aborted);
         });
         // The groups are gone, and with them every thread that could write.
         assert_eq!(dropped.load(Ordering::SeqCst), 2, "{transport:?}");

@@ -1,8 +1,9 @@
 //! The deadline, and finding out who is to blame for it.
 //!
 //! When nothing has moved for the operation timeout, the rank sends a probe to the previous rank. A living rank answers
-//! at once, whatever its caller is doing, and passes the probe on when it is waiting itself. So the rank next to the
-//! culprit finds out: the culprit does not answer, or answers that it has not started the operation.
+//! at once, whatever its caller is doing, and passes the probe on when it is waiting itself, in this operation or in an
+//! earlier one. So the rank next to the culprit finds out: the culprit does not answer, or answers that it is idle and
+//! has not started the operation.
 
 use super::Ring;
 use crate::cause::Cause;
@@ -58,7 +59,8 @@ impl Ring {
 
     /// The next rank waits for us in `sequence` and asks why.
     pub(super) fn probed(&mut self, sequence: u64) {
-        let started = self.next_sequence > sequence;
+        // A rank that is held up in an earlier operation has not started this one, and is not to blame either.
+        let started = self.next_sequence > sequence || !self.flows.is_empty();
         self.replies.push(Frame::Alive { sequence, started });
         if started && self.probe.is_none() {
             self.send_probe(Instant::now());
