@@ -1,7 +1,8 @@
-"""Fits that are ended from outside: cancelled by the application, or by Ctrl-C."""
+"""Fits that are ended from outside: cancelled by the application, by Ctrl-C, or by the loss of an executor."""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,14 @@ def test_a_cancelled_fit_ends_and_frees_its_slots() -> None:
     assert results["cancelled took"]["seconds"] < 10
     assert results["next fit"]["rows"] == 200
     assert results["next fit"]["after"] == results["next fit"]["before"], "no executor was lost"
+
+
+def test_a_lost_executor_ends_the_fit_by_name_and_the_next_one_trains() -> None:
+    results = app("lost").results
+    assert "KindlingError" in results["lost"]["kinds"]
+    assert re.search(r"executor \d+", results["lost"]["message"]), results["lost"]["message"]
+    assert results["lost took"]["seconds"] < 10
+    assert results["next fit"]["rows"] == 200
 
 
 def test_ctrl_c_ends_a_fit_within_seconds_and_the_session_goes_on() -> None:
