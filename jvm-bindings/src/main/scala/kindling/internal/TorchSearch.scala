@@ -40,7 +40,11 @@ private[kindling] object TorchSearch {
    * The first folder that fits. A folder named by `spark.kindling.libtorch` must fit: using another one behind its back would hide
    * the mistake. The others may be of another machine (a parameter is filled in on the driver) and are passed over with a note.
    */
-  def find(loading: NativeLoading, env: Map[String, String] = sys.env): Either[String, TorchFolder] = {
+  def find(
+      loading: NativeLoading,
+      env: Map[String, String] = sys.env,
+      lastPython: String = "python3"
+  ): Either[String, TorchFolder] = {
     val tried = Seq.newBuilder[String]
 
     def check(origin: String, folder: String): Option[TorchFolder] = TorchFolder.inspect(folder) match {
@@ -72,7 +76,7 @@ private[kindling] object TorchSearch {
       fromConf
         .orElse(folder("LIBTORCH", env.get("LIBTORCH")))
         .orElse(folder("the parameter libtorch", Some(loading.param)))
-        .orElse((loading.pythons ++ env.get("PYSPARK_PYTHON") :+ "python3").distinct.to(LazyList).flatMap(
+        .orElse((loading.pythons ++ env.get("PYSPARK_PYTHON") :+ lastPython).distinct.to(LazyList).flatMap(
           python(_)
         ).headOption)
         .toRight(
