@@ -185,11 +185,14 @@ impl RankData {
                 for &value in labels {
                     if value < 0 || classes.is_some_and(|classes| value >= classes) {
                         let partition = plan.get(segment.shard).map_or(0, |shard| shard.partition);
+                        let allowed = match classes {
+                            Some(classes) => {
+                                format!("the program has {classes} classes, so labels go from 0 to {}", classes - 1)
+                            }
+                            None => "labels count classes from 0".to_owned(),
+                        };
                         return Err(Error::Data(format!(
-                            "label {value} in partition {partition} is out of range: the program has {} classes, so \
-                             labels go from 0 to {}",
-                            classes.map_or("that many".to_owned(), |classes| classes.to_string()),
-                            classes.map_or("one less".to_owned(), |classes| (classes - 1).to_string())
+                            "label {value} in partition {partition} is out of range: {allowed}"
                         )));
                     }
                 }

@@ -80,7 +80,7 @@ impl Replica {
         if let Some(batch) = batch {
             #[expect(clippy::cast_precision_loss, reason = "rows of a batch, far below 2^53")]
             let share = batch.rows as f64 / global_rows as f64;
-            let judged = self.judge_training(batch)?;
+            let judged = judge(&mut self.training, self.loss, batch)?;
             let mean = judged.loss.f_double_value(&[]).doing("reading the loss")?;
             (loss, correct) = (mean * share, judged.correct.unwrap_or(0.0));
             let weighted =
@@ -90,17 +90,9 @@ impl Replica {
         self.parameters.write_tail(loss, correct)
     }
 
-    fn judge_training(&mut self, batch: &Batch) -> Result<Judged> {
-        let outputs = self.training.run(&batch.inputs)?;
-        let output = outputs.first().ok_or_else(|| Error::Config("the program returned nothing".to_owned()))?;
-        self.loss.judge(output, &batch.labels, batch.rows)
-    }
-
     /// Loss and right answers, summed over the batch's rows, in evaluation.
     pub(crate) fn evaluate(&mut self, batch: &Batch) -> Result<(f64, f64)> {
-        let outputs = self.evaluation.run(&batch.inputs)?;
-        let output = outputs.first().ok_or_else(|| Error::Config("the program returned nothing".to_owned()))?;
-        let judged = self.loss.judge(output, &batch.labels, batch.rows)?;
+        let judged = judge(&mut self.evaluation, self.loss, batch)?;
         let mean = judged.loss.f_double_value(&[]).doing("reading the loss")?;
         #[expect(clippy::cast_precision_loss, reason = "rows of a batch, far below 2^53")]
         Ok((mean * batch.rows as f64, judged.correct.unwrap_or(0.0)))
@@ -111,6 +103,13 @@ impl Replica {
         self.optimizer.step(&self.parameters, &tail.used)?;
         Ok(tail)
     }
+}
+
+/// Runs the program on a batch and judges its output.
+fn judge(runner: &mut Runner, loss: Loss, batch: &Batch) -> Result<Judged> {
+    let outputs = runner.run(&batch.inputs)?;
+    let output = outputs.first().ok_or_else(|| Error::Config("the program returned nothing".to_owned()))?;
+    loss.judge(output, &batch.labels, batch.rows)
 }
 
 /// `crossEntropy` takes logits; a program that ends in probabilities would train, slowly and wrongly.

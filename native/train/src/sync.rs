@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kindling_collective::{Buffer, Communicator, DType, ReduceOp};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::error::{Doing, Result};
 use crate::parameters::ParameterStore;
@@ -101,7 +101,7 @@ impl Sync {
             } else {
                 self.reduce(&mut values, ReduceOp::Max)?;
             }
-            let merged = Tensor::from_slice(&values).f_to(Device::Cpu).and_then(|merged| merged.f_view_as(buffer));
+            let merged = Tensor::from_slice(&values).f_view_as(buffer);
             buffer.shallow_clone().f_copy_(&merged.doing("merging buffers")?).doing("merging buffers")?;
         }
         Ok(())
