@@ -9,8 +9,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup native jar wheel demo test test-native test-jvm test-python test-integration check check-rust \
-  check-jvm check-python check-text format bench-collective clean distclean FORCE
+.PHONY: help setup native jar wheel demo zoo test test-native test-jvm test-python test-integration check check-rust \
+  check-jvm check-python check-text format bench-collective bench-programs bench-checkpointing bench-ingest \
+  bench-fit bench-transform clean distclean FORCE
 
 # Looked up on first use, so that `make help` needs no Python.
 VENV = $(eval VENV := $$(shell scripts/venv path))$(VENV)
@@ -71,7 +72,11 @@ demo: $(JAR_IN_WHEEL) ## train a small network on two Spark executors, and print
 
 test: test-native test-jvm test-python test-integration ## build everything and run every test
 
-test-native: $(NATIVE) ## cargo test of every crate
+# It knows by content what is out of date. One thread per process, and the nets one after another.
+zoo: | setup ## train the models that people bring in Python, into build/zoo, for test-native to compare with
+	PYTHONPATH='$(CURDIR)/python/src' '$(PYTHON_BIN)' integration-tests/golden/zoo.py build/zoo
+
+test-native: $(NATIVE) zoo ## cargo test of every crate
 	$(CARGO) test --release --workspace --locked
 
 test-jvm: $(JAR) ## the Scala tests
@@ -81,7 +86,7 @@ test-python: $(JAR_IN_WHEEL) ## the tests of the Python package
 	cd python && $(RUN) '$(PYTHON_BIN)' -m pytest
 
 test-integration: $(JAR_IN_WHEEL) $(REPLAY) ## Spark clusters on this machine, golden files, examples, README
-	$(RUN) '$(PYTHON_BIN)' -m pytest integration-tests/spark
+	$(RUN) '$(PYTHON_BIN)' -m pytest integration-tests/spark integration-tests/bench
 
 check: check-text check-python check-rust check-jvm ## formatting, lints, types and docs, as CI wants them
 
@@ -114,8 +119,29 @@ format: | setup ## format every source file
 	'$(VENV)/bin/ruff' format $(PYTHON_CODE)
 	'$(VENV)/bin/ruff' check --fix $(PYTHON_CODE)
 
-bench-collective: | setup ## measure the all-reduce between processes on this machine
-	$(CARGO) run --release --locked -p kindling-collective --example allreduce_bench
+bench-collective: | setup ## compare the all-reduce with gloo's on this machine; BENCH='--quick' hands options on
+	$(CARGO) build --release --locked -p kindling-collective --example collective_rank
+	'$(PYTHON_BIN)' integration-tests/bench/collective.py --program build/collective_rank $(BENCH)
+
+bench-programs: | setup ## compare a step of training with PyTorch's on this machine; BENCH='--quick' hands options on
+	$(CARGO) build --release --locked -p kindling-integration-tests --bin kindling-steps
+	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/programs.py --program build/kindling-steps $(BENCH)
+
+bench-checkpointing: | setup ## memory and time of a step with activationCheckpointing; BENCH='--rounds 3' hands options on
+	$(CARGO) build --release --locked -p kindling-integration-tests --bin kindling-steps
+	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/checkpointing.py --program build/kindling-steps $(BENCH)
+
+# The Spark of the Python environment, with the test classes on its class path.
+bench-ingest: $(JAR) ## compare reading a DataFrame with Spark's ArrowWriter on this machine; BENCH='--rounds 3' hands options on
+	$(MVN) -q test-compile -Dkindling.native='$(NATIVE)'
+	$(RUN) '$(VENV)/bin/spark-submit' --driver-memory 4g --driver-class-path '$(CURDIR)/jvm-bindings/target/test-classes:$(JAR)' \
+	  --class kindling.bench.IngestBench spark-internal $(BENCH)
+
+bench-fit: $(JAR_IN_WHEEL) ## compare a whole fit with TorchDistributor, Elephas and DDP; BENCH='--rows 100000' hands options on
+	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/fit.py $(BENCH)
+
+bench-transform: $(JAR_IN_WHEEL) ## compare transform with Spark's predict_batch_udf; BENCH='--rounds 3' hands options on
+	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/transform.py $(BENCH)
 
 clean: ## remove what was built in this checkout
 	rm -rf build jvm-bindings/target python/src/kindling/jars

@@ -29,7 +29,7 @@ data = spark.read.parquet((Path(tempfile.gettempdir()) / "kindling-digits.parque
 
 net = Sequential(
     [
-        Reshape((1, 8, 8)),  # one row of 64 floats is one image: channels first
+        Reshape((8, 8, 1)),  # one row of 64 floats is one image: height, width, channels
         Conv2D(16, 3, padding="same"),
         BatchNormalization(),
         ReLU(),

@@ -33,7 +33,7 @@ VALUE = "ValueError"
         ("null features", VALUE, r"features.*null|null.*features"),
         ("zero workers", VALUE, r"numWorkers"),
         ("too many workers", VALUE, r"numWorkers.*5.*2|5.*numWorkers.*2"),
-        ("unknown optimizer", VALUE, r"optimizer.*adamw.*sgd"),
+        ("unknown optimizer", VALUE, r"optimizer.*sgd.*adamw"),
         ("cuda", VALUE, r"device.*cuda"),
         ("momentum with adamw", VALUE, r"momentum.*adamw"),
         ("no network", VALUE, r"model.*layers"),

@@ -71,3 +71,10 @@ def test_lesson_5_submits_a_job(jar: Path, tmp: Path) -> None:
     last_epoch = next(line for line in finished.output.splitlines() if line.split()[:1] == ["10"])
     assert float(last_epoch.split()[4]) >= 0.9, "accuracy on the rows held out"
     assert "saved to file:" in finished.output
+
+
+def test_lesson_6_trains_a_huggingface_model_and_gives_its_weights_back(tmp: Path) -> None:
+    output = lesson("06_bert.py", tmp).output
+    last_epoch = next(line.split() for line in output.splitlines() if line.split()[:1] == ["3"])
+    assert float(last_epoch[4]) >= 0.95, "accuracy on the rows held out"
+    assert output.rstrip().endswith("HuggingFace agrees")

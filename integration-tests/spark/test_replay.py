@@ -64,7 +64,7 @@ def replay(job: Job, world: int, transport: str, binary: Path, folder: Path) -> 
         "partitions": PARTITIONS,
         "world": world,
         "transport": transport,
-        "loss": job.case.loss,
+        "loss": {"name": job.case.loss},
         "optimizer": job.case.optimizer,
         "batchSize": BATCH,
         "maxEpochs": EPOCHS,

@@ -39,6 +39,16 @@ def test_the_summary_counts_what_trained(results: dict[str, dict[str, Any]]) -> 
     assert "2 workers on 2 executors" in found["text"]
 
 
+def test_a_second_frame_validates_whole(results: dict[str, dict[str, Any]]) -> None:
+    found = results["validated"]
+    assert found["rows"] == [400, 80]
+    losses = [epoch["validationLoss"] for epoch in found["history"]]
+    assert losses[found["best"]] == min(losses)
+    assert not found["stopped"]
+    assert all(0 <= epoch["validationF1"] <= 1 and "validationAccuracy" in epoch for epoch in found["history"])
+    assert found["history"][-1]["validationTopK"] > 0.9
+
+
 def test_the_weights_fit_the_module_and_give_the_same_probabilities(results: dict[str, dict[str, Any]]) -> None:
     # float32 on both sides, products of 64 terms: rounding alone.
     assert results["state_dict"]["difference"] < 1e-5
@@ -62,6 +72,13 @@ def test_one_worker_and_two_take_the_same_steps(results: dict[str, dict[str, Any
     assert results["workers"]["one"] == pytest.approx(results["workers"]["two"], rel=1e-5)
 
 
+def test_workers_that_encrypt_take_the_same_steps() -> None:
+    found = app("encrypted").results
+    assert (found["workers 2"]["executors"], found["workers 1"]["executors"]) == (2, 1)
+    # As above: rounding.
+    assert found["workers 2"]["losses"] == pytest.approx(found["workers 1"]["losses"], rel=1e-5)
+
+
 def test_a_network_of_several_inputs_takes_a_column_for_each(results: dict[str, dict[str, Any]]) -> None:
     history = results["several inputs"]["history"]
     assert history[-1]["loss"] < history[0]["loss"]
@@ -71,6 +88,15 @@ def test_a_regression_over_single_columns_learns(results: dict[str, dict[str, An
     found = results["regression"]
     assert found["type"] == "double"
     assert found["error"] < 0.1  # the label's own variance is about 2
+
+
+def test_a_graph_of_layers_trains_on_a_column_for_each_input(results: dict[str, dict[str, Any]]) -> None:
+    found = results["graph"]
+    assert found["history"][-1]["loss"] < found["history"][0]["loss"]
+    assert found["predicted"] > 0.8
+    # Keras' order of layers: the furthest from the output first.
+    assert found["shapes"] == [[3, 3, 1, 4], [4], [4, 3], [144, 16], [16], [19, 10], [10]]
+    assert found["same"]
 
 
 def test_a_pipeline_is_saved_and_loaded_whole(results: dict[str, dict[str, Any]]) -> None:

@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo:rerun-if-changed=shim/shim.cpp");
-    println!("cargo:rerun-if-changed=shim/shim.h");
+    println!("cargo:rerun-if-changed=shim");
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         println!("cargo::error=torch-sys did not say where libtorch is; set LIBTORCH to the torch folder");
@@ -16,7 +15,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file("shim/shim.cpp")
+        .files(["shim/autocast.cpp", "shim/checkpoint.cpp", "shim/gradients.cpp", "shim/norm.cpp", "shim/shim.cpp"])
         .include("shim")
         // System headers: their warnings are not ours.
         .flag("-isystem")

@@ -12,6 +12,8 @@ import torch
 from pyspark.ml.linalg import SparseVector, VectorUDT
 from pyspark.sql.types import (
     ArrayType,
+    BooleanType,
+    DateType,
     DoubleType,
     FloatType,
     IntegerType,
@@ -19,11 +21,12 @@ from pyspark.sql.types import (
     StringType,
     StructField,
     StructType,
+    TimestampType,
 )
 from torch import Tensor, nn
 
 from kindling import InvalidArgumentError, export
-from kindling.export import Input, export_for, read_inputs
+from kindling.export import Input, _path, export_for, read_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +136,19 @@ def test_the_length_of_another_vector_is_read_from_its_first_row(frame: Callable
 def test_a_dot_or_a_backtick_in_a_name_is_part_of_it(frame: Callable[..., Any]) -> None:
     data = frame(StructType([StructField("a.b`c", ARRAY)]), {"a.b`c": [1.0, 2.0]})
     assert read_inputs(data, ["a.b`c"], None, 1) == [Input((2,), integers=False)]
+
+
+def test_a_path_leads_to_a_field_of_a_struct_and_names_may_hold_dots() -> None:
+    inner = StructType([StructField("b.c", ARRAY), StructField("b", StructType([StructField("d", ARRAY)]))])
+    schema = StructType([StructField("a", inner), StructField("x", ARRAY)])
+    assert _path(schema, "a.b.c") == ["a", "b.c"]
+    assert _path(schema, "a.b.d") == ["a", "b", "d"]
+    assert _path(schema, "a.e") is None
+
+
+def test_booleans_and_dates_are_whole_numbers_and_timestamps_are_not(frame: Callable[..., Any]) -> None:
+    fields = [StructField("b", BooleanType()), StructField("d", DateType()), StructField("t", TimestampType())]
+    assert [x.integers for x in read_inputs(frame(StructType(fields)), ["b", "d", "t"], None, 3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

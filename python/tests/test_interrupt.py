@@ -57,7 +57,10 @@ class Context:
 def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(kindling.interrupt, "InheritableThread", threading.Thread)
     monkeypatch.setattr(kindling.interrupt, "ClientServer", Gateway)
-    return Context(Gateway())
+    # A shell without job control starts what it puts in the background deaf to Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Context(Gateway())
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_result_comes_back(context: Any) -> None:

@@ -8,15 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kindling_program::Program;
-use kindling_shards::{Column, DType, Role, ShardReport, ShardSpec, ShardStore, Split};
+use kindling_shards::{Column, DType, Endpoint, Role, Secret, ServeSpec, ShardReport, ShardSpec, ShardStore, Split};
 use kindling_train::{Session, SessionConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub mod array;
+pub mod golden;
 pub mod processes;
 
 use array::Array;
+
+const RUN: &str = "replay";
+const SECRET: &str = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e";
+const HOST: &str = "127.0.0.1";
 
 /// Errors of the harness only ever end a test.
 pub type Result<T> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
@@ -37,8 +42,8 @@ pub struct Request {
     pub world: usize,
     /// Ranks as threads or as processes.
     pub transport: Transport,
-    /// `crossEntropy` or `mse`.
-    pub loss: String,
+    /// As in the session's configuration.
+    pub loss: Value,
     /// As in the session's configuration.
     pub optimizer: Value,
     /// Rows of a global batch.
@@ -74,6 +79,10 @@ pub struct Outcome {
     pub per_rank: Vec<Vec<Vec<u64>>>,
     /// Loss of every global batch.
     pub losses: Vec<f64>,
+    /// Seconds of training, per rank.
+    pub seconds: Vec<f64>,
+    /// Seconds in which a rank waited for rows, per rank.
+    pub data_wait_seconds: Vec<f64>,
 }
 
 /// Runs the request and returns what was trained.
@@ -94,12 +103,13 @@ pub fn fit(request: &Request) -> Result<Outcome> {
         Some(report) => serde_json::from_value(report["losses"].clone())?,
         None => Vec::new(),
     };
-    Ok(Outcome { rows, per_rank, losses })
+    let figure = |name: &str| reports.iter().map(|report| report[name].as_f64().unwrap_or(f64::NAN)).collect();
+    Ok(Outcome { rows, per_rank, losses, seconds: figure("seconds"), data_wait_seconds: figure("dataWaitSeconds") })
 }
 
 fn fit_in_threads(request: &Request) -> Result<Vec<Value>> {
     let store = ShardStore::new();
-    let shards = ingest(request, &store, |_| true)?;
+    let shards = ingest(request, &store, |_| true, false)?;
     let sessions = (0..request.world)
         .map(|rank| open(request, &store, rank, &shards).map(Arc::new))
         .collect::<Result<Vec<_>>>()?;
@@ -123,33 +133,59 @@ fn fit_in_threads(request: &Request) -> Result<Vec<Value>> {
     Ok(reports)
 }
 
-/// Fills the store with the partitions that `held` picks and returns their reports.
-pub fn ingest(request: &Request, store: &ShardStore, held: impl Fn(usize) -> bool) -> Result<Vec<ShardReport>> {
+/// A shard, and where its process serves it if there are others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Held {
+    /// What the store said.
+    pub report: ShardReport,
+    /// Absent where all ranks run in the shard's process.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// Fills the store with the partitions that `held` picks, serves them if `served`, and tells of them.
+pub fn ingest(
+    request: &Request,
+    store: &Arc<ShardStore>,
+    held: impl Fn(usize) -> bool,
+    served: bool,
+) -> Result<Vec<Held>> {
     let (features, labels) = (Array::read(&request.features)?, Array::read(&request.labels)?);
-    let program = read_program(&request.program)?;
-    let input = program.inputs.first().ok_or("the program has no input")?;
-    let columns = vec![column(&input.name, Role::Input, &features)?, column("label", Role::Label, &labels)?];
-    let mut reports = Vec::new();
+    let columns = columns(&read_program(&request.program)?, &features, &labels)?;
+    let mut shards = Vec::new();
     let mut start = 0;
     for (partition, &rows) in request.partitions.iter().enumerate() {
         if held(partition) {
             let partition = u32::try_from(partition)?;
             let spec = ShardSpec {
-                run: "replay".to_owned(),
+                run: RUN.to_owned(),
                 partition,
                 attempt: 0,
                 live_runs: Vec::new(),
                 columns: columns.clone(),
+                budget: kindling_shards::Budget::default(),
             };
             let key = store.open(spec)?;
             if rows > 0 {
                 write(store, key, [features.rows(start, rows)?, labels.rows(start, rows)?])?;
             }
-            reports.push(store.close(key)?);
+            let report = store.close(key)?;
+            let serving = ServeSpec {
+                run: RUN.to_owned(),
+                secret: Secret::from_hex(SECRET)?,
+                host: HOST.to_owned(),
+                encrypted: false,
+            };
+            let endpoint = if served { Some(store.serve(serving)?) } else { None };
+            shards.push(Held { report, endpoint });
         }
         start += rows;
     }
-    Ok(reports)
+    Ok(shards)
+}
+
+fn columns(program: &Program, features: &Array, labels: &Array) -> Result<Vec<Column>> {
+    let input = program.inputs.first().ok_or("the program has no input")?;
+    Ok(vec![column(&input.name, Role::Input, features)?, column("label", Role::Label, labels)?])
 }
 
 fn write(store: &ShardStore, key: u64, columns: [array::Rows<'_>; 2]) -> Result<()> {
@@ -163,26 +199,29 @@ fn column(name: &str, role: Role, array: &Array) -> Result<Column> {
 }
 
 /// Opens rank `rank` of the request.
-pub fn open(request: &Request, store: &Arc<ShardStore>, rank: usize, shards: &[ShardReport]) -> Result<Session> {
+pub fn open(request: &Request, store: &Arc<ShardStore>, rank: usize, shards: &[Held]) -> Result<Session> {
     let mut shards = shards.to_vec();
-    shards.sort_by_key(|shard| shard.partition);
+    shards.sort_by_key(|shard| shard.report.partition);
     let described: Vec<Value> = shards
         .iter()
-        .map(|shard| {
-            json!({"partition": shard.partition, "process": shard.process, "key": shard.key, "rows": shard.rows,
-                   "validationRows": shard.validation_rows})
+        .map(|Held { report, endpoint }| {
+            json!({"partition": report.partition, "process": report.process, "key": report.key, "rows": report.rows,
+                   "validationRows": report.validation_rows, "endpoint": endpoint})
         })
         .collect();
+    let program = read_program(&request.program)?;
+    let columns = columns(&program, &Array::read(&request.features)?, &Array::read(&request.labels)?)?;
     let config: SessionConfig = serde_json::from_value(json!({
-        "run": "replay", "attempt": 0, "rank": rank, "world": request.world, "secret": "5e".repeat(32), "host": "127.0.0.1",
-        "threads": 1, "device": "cpu", "rendezvousTimeoutMs": 20_000, "collectiveTimeoutMs": 20_000, "shards": described,
+        "run": RUN, "attempt": 0, "rank": rank, "world": request.world, "secret": SECRET, "host": HOST,
+        "threads": 1, "device": "cpu", "rendezvousTimeoutMs": 20_000, "collectiveTimeoutMs": 20_000,
+        "heartbeatMs": 5000, "stallWarningMs": 60_000, "encrypted": false, "shards": described, "columns": columns,
         "training": {
             "loss": request.loss, "optimizer": request.optimizer, "batchSize": request.batch_size,
             "maxEpochs": request.max_epochs, "seed": request.seed, "shuffle": request.shuffle,
             "progressIntervalMs": 1_000_000, "recordRows": true
         }
     }))?;
-    Ok(Session::open(config, read_program(&request.program)?, None, Arc::clone(store))?)
+    Ok(Session::open(config, program, None, Arc::clone(store))?)
 }
 
 /// Reads a program file.

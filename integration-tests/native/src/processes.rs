@@ -1,16 +1,16 @@
 //! Ranks as processes: the parent starts itself once per rank and speaks one JSON value per line with each.
 //!
-//! Parent: request. Child: its shards' reports. Parent: all reports. Child: its endpoint. Parent: the roster. Child: its
+//! Parent: request. Child: its shards and where it serves them. Parent: all shards. Child: its endpoint. Parent: the roster. Child: its
 //! report, after which it ends.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use kindling_shards::{ShardReport, ShardStore};
+use kindling_shards::ShardStore;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Request, Result, ingest, open};
+use crate::{Held, Request, Result, ingest, open};
 
 struct Rank {
     child: Child,
@@ -56,10 +56,10 @@ fn hear<T: DeserializeOwned>(lines: &mut Lines<impl BufRead>) -> Result<T> {
 /// Runs the request with a process per rank and returns their reports.
 pub fn fit(request: &Request) -> Result<Vec<Value>> {
     let mut ranks = (0..request.world).map(Rank::start).collect::<Result<Vec<_>>>()?;
-    let mut shards: Vec<ShardReport> = Vec::new();
+    let mut shards: Vec<Held> = Vec::new();
     for rank in &mut ranks {
         rank.tell(request)?;
-        shards.extend(rank.hear::<Vec<ShardReport>>()?);
+        shards.extend(rank.hear::<Vec<Held>>()?);
     }
     let mut roster: Vec<Value> = Vec::new();
     for rank in &mut ranks {
@@ -72,13 +72,13 @@ pub fn fit(request: &Request) -> Result<Vec<Value>> {
     ranks.iter_mut().map(Rank::hear).collect()
 }
 
-/// The child's side: rank `rank` holds every `world`-th partition.
+/// The child's side: rank `rank` holds every `world`-th partition, and fetches what else is its own.
 pub fn serve(rank: usize) -> Result<()> {
     let mut lines = std::io::stdin().lock().lines();
     let request: Request = hear(&mut lines)?;
     let store = ShardStore::new();
-    tell(&ingest(&request, &store, |partition| partition % request.world == rank)?)?;
-    let shards: Vec<ShardReport> = hear(&mut lines)?;
+    tell(&ingest(&request, &store, |partition| partition % request.world == rank, true)?)?;
+    let shards: Vec<Held> = hear(&mut lines)?;
     let session = open(&request, &store, rank, &shards)?;
     tell(&session.endpoint()?)?;
     let roster: Vec<kindling_collective::Endpoint> = hear(&mut lines)?;

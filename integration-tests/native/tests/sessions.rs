@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kindling_program::Program;
 use kindling_shards::{ColumnData, ShardReport, ShardSpec, ShardStore, Split};
-use kindling_train::{ErrorKind, FitReport, Session};
+use kindling_train::{ErrorKind, FitReport, Metric, Session};
 use serde_json::{Value, json};
 
 const DENSE: &str = r#"{"type":"dense","units":3}"#;
@@ -35,9 +35,10 @@ fn config(report: &ShardReport, rank: usize, world: usize, batch_size: u64) -> V
         // Ranks of one process meet by run, and tests share a process: each store is a run of its own.
         "run": report.process, "attempt": 0, "rank": rank, "world": world, "secret": "0a".repeat(32), "host": "127.0.0.1",
         "threads": 1, "device": "cpu", "rendezvousTimeoutMs": 10_000, "collectiveTimeoutMs": 10_000,
+        "heartbeatMs": 5000, "stallWarningMs": 60_000, "encrypted": false,
         "shards": [{"partition": report.partition, "process": report.process, "key": report.key, "rows": report.rows,
                     "validationRows": report.validation_rows}],
-        "training": {"loss": "crossEntropy", "optimizer": {"name": "sgd", "learningRate": 0.1, "weightDecay": 0.0,
+        "training": {"loss": {"name": "crossEntropy"}, "optimizer": {"name": "sgd", "learningRate": 0.1, "weightDecay": 0.0,
                      "momentum": 0.0}, "batchSize": batch_size, "maxEpochs": 2, "seed": 1, "shuffle": true,
                      "progressIntervalMs": 0, "recordRows": true}
     })
@@ -74,7 +75,11 @@ fn validation_figures_count_every_validation_row_once_whatever_the_world() {
     let labels: Vec<i64> = (0..50).map(|row| row % 3).collect();
     let figures = |world| {
         let epochs = fit(DENSE, &labels, 13, world, 8).remove(0).unwrap().epochs;
-        (epochs[1].validation_loss.unwrap(), epochs[1].validation_accuracy.unwrap(), epochs[1].rows)
+        (
+            epochs[1].validation.get(Metric::Loss).unwrap(),
+            epochs[1].validation.get(Metric::Accuracy).unwrap(),
+            epochs[1].rows,
+        )
     };
     let (loss, accuracy, rows) = figures(1);
     assert_eq!(rows, 37);

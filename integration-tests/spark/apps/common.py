@@ -28,7 +28,12 @@ def session(master: str = "local-cluster[2,1,1024]", **conf: str) -> SparkSessio
 
 def digits(spark: SparkSession, rows: int = 200, partitions: int = 4) -> DataFrame:
     """`id`, 64 `features` in -1..1 of which the one numbered like the `label` stands out, and ten labels."""
-    return spark.range(0, rows, 1, partitions).selectExpr(
+    return digits_of(spark.range(0, rows, 1, partitions))
+
+
+def digits_of(ids: DataFrame) -> DataFrame:
+    """The same for ids of the caller's own, partitioned as they are."""
+    return ids.selectExpr(
         "id",
         "transform(sequence(0, 63), i -> cast(0.3 * sin(id * 7 + i * i) + if(i = id % 10, 2, 0) as float)) as features",
         "cast(id % 10 as int) as label",
@@ -38,6 +43,21 @@ def digits(spark: SparkSession, rows: int = 200, partitions: int = 4) -> DataFra
 def executors(spark: SparkSession) -> str:
     """The ids of the executors that live now: a new one has a new id."""
     return str(spark.sparkContext._jsc.sc().getExecutorIds().mkString(","))
+
+
+def executor_processes(spark: SparkSession) -> list[int]:
+    """The process numbers of the executors of a local cluster, all on this machine."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    app = spark.sparkContext.applicationId
+    found = []
+    for pid in pids:
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "org.apache.spark.executor.CoarseGrainedExecutorBackend" in line and app in line:
+            found.append(pid)
+    return found
 
 
 def report(name: str, **values: Any) -> None:

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import torch
 from common import GOLDEN, digits, report, session
-from kindling import Dense, Sequential, TorchEstimator, TorchModel
+from kindling import (
+    Concatenate,
+    Conv2D,
+    Dense,
+    Embedding,
+    Flatten,
+    Input,
+    Model,
+    Sequential,
+    TorchEstimator,
+    TorchModel,
+)
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
@@ -33,6 +44,20 @@ report(
     text=str(summary),
     accuracy=accuracy,
     columns={field.name: field.dataType.simpleString() for field in predicted.schema},
+)
+
+# Rows of a frame of their own validate.
+held = digits(spark, 480, 2).where("id >= 400")
+watched = TorchEstimator(
+    model=net, learningRate=1e-2, maxEpochs=3, numWorkers=2, metrics=["f1", "topK"], topK=3, restoreBestWeights=True
+)
+validated = watched.fit(data, validation=held).summary
+report(
+    "validated",
+    rows=[validated.rows, validated.validationRows],
+    history=validated.history,
+    best=validated.bestEpoch,
+    stopped=validated.stoppedEarly,
 )
 
 # Its weights in PyTorch give its probabilities.
@@ -86,6 +111,22 @@ line = TorchEstimator(
 ).fit(plane)
 error = line.transform(plane).selectExpr("avg(pow(prediction - label, 2)) as e").head().e
 report("regression", error=error, type=line.transform(plane).schema["prediction"].dataType.simpleString())
+
+# A graph of layers: an id and an image, a column for each; predictions need the columns in the same order.
+user, pixels = Input((), name="user", dtype="int64"), Input((8, 8, 1), name="pixels")
+image = Flatten()(Conv2D(4, 3, activation="relu")(pixels))
+graph = Model([user, pixels], Dense(10)(Concatenate()([Embedding(4, 3)(user), Dense(16, activation="relu")(image)])))
+visits = data.selectExpr("cast(id % 4 as int) as user", "features", "label")
+seen = TorchEstimator(model=graph, inputCols=["user", "features"], learningRate=1e-2, maxEpochs=4, numWorkers=2)
+guided = seen.fit(visits)
+weights = graph.keras_weights(guided.state_dict())
+report(
+    "graph",
+    history=guided.summary.history,
+    predicted=guided.transform(visits).where("prediction = label").count() / visits.count(),
+    shapes=[list(weight.shape) for weight in weights],
+    same=seen.getModel() == graph,
+)
 
 # In a pipeline, saved whole, and searched over a grid.
 narrow = data.selectExpr("label", *[f"features[{i}] as f{i}" for i in range(10)])

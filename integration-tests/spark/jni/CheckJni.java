@@ -38,6 +38,8 @@ public final class CheckJni extends Checks {
     check("keys that were never given or are closed are IllegalStateExceptions", CheckJni::staleKeys);
     check("closing twice is quiet", CheckJni::closeTwice);
     check("an array of addresses of the wrong length is refused", CheckJni::wrongAddresses);
+    check("the shards of a run are served at one endpoint", CheckJni::serve);
+    check("shards that were made twice are dropped by name", CheckJni::retain);
     check("two ranks of one JVM train to the same weights", CheckJni::fitAndPredict);
     check("a thousand events leave no local references", CheckJni::manyEvents);
     check("an exception of the event sink ends the fit as itself", CheckJni::sinkThrows);
@@ -67,6 +69,7 @@ public final class CheckJni extends Checks {
     require(json.matches(".*\"kindling\":\"\\d+\\.\\d+\\.\\d+.*"), "no version of Kindling in " + json);
     require(json.contains("\"libtorch\":\"2.11."), "not libtorch 2.11 in " + json);
     require(json.contains("\"device\":[\"cpu\"]"), "no device cpu in " + json);
+    require(json.matches(".*\"sharedBytesPerPeer\":[1-9]\\d*[,}].*"), "no sharedBytesPerPeer in " + json);
   }
 
   private static void badConfigurations() {
@@ -75,11 +78,15 @@ public final class CheckJni extends Checks {
     expect(IllegalArgumentException.class, "", () -> Native.shardOpen(broken));
     expect(IllegalArgumentException.class, "", () -> Native.sessionOpen(broken, Run.LAYERS, null));
     expect(IllegalArgumentException.class, "", () -> Native.modelOpen(broken, Run.LAYERS, null));
+    expect(IllegalArgumentException.class, "", () -> Native.shardServe(broken));
+    expect(IllegalArgumentException.class, "", () -> Native.shardRetain(broken));
     byte[] unknown = utf8("{\"surprise\":1}");
     expect(IllegalArgumentException.class, "surprise", () -> Native.start(unknown));
     expect(IllegalArgumentException.class, "surprise", () -> Native.shardOpen(unknown));
     expect(IllegalArgumentException.class, "surprise", () -> Native.sessionOpen(unknown, Run.LAYERS, null));
     expect(IllegalArgumentException.class, "surprise", () -> Native.modelOpen(unknown, Run.LAYERS, null));
+    expect(IllegalArgumentException.class, "surprise", () -> Native.shardServe(unknown));
+    expect(IllegalArgumentException.class, "surprise", () -> Native.shardRetain(unknown));
     expect(IllegalArgumentException.class, "loud", () -> Native.start(utf8("{\"logLevel\":\"loud\"}")));
   }
 
@@ -105,6 +112,12 @@ public final class CheckJni extends Checks {
     String json = text(Native.programInspect(Run.LAYERS));
     require(json.contains("\"source\":\"layers\""), "no source in " + json);
     require(json.contains("\"elements\":58"), "not 4*8+8 + 8*2+2 elements in " + json);
+    String training = Run.training(1);
+    String outline = text(Native.programCheck(Run.LAYERS, utf8(training)));
+    require(outline.equals("{\"trainedElements\":58}"), "not 58 elements in " + outline);
+    byte[] frozen = utf8(training.replace("{\"loss\"", "{\"groups\":[{\"pattern\":\"x\",\"frozen\":true}],\"loss\""));
+    expect(IllegalArgumentException.class, "matches no parameter", () -> Native.programCheck(Run.LAYERS, frozen));
+    expect(IllegalArgumentException.class, "null", () -> Native.programCheck(Run.LAYERS, null));
     expect(IllegalArgumentException.class, "", () -> Native.programInspect(new byte[0]));
     expect(IllegalArgumentException.class, "", () -> Native.programInspect(utf8("no program")));
     expect(IllegalArgumentException.class, "", () -> Native.programInspect(utf8("PK\u0003\u0004 cut short")));
@@ -142,6 +155,7 @@ public final class CheckJni extends Checks {
         String name = "model " + key + " ";
         expect(IllegalStateException.class, name, () -> Native.modelReserve(key, 1, addresses));
         expect(IllegalStateException.class, name, () -> Native.modelPredict(key, 1, addresses));
+        expect(IllegalStateException.class, name, () -> Native.modelShare(key));
       }
       for (long key : new long[] {shard, 0, -1, Long.MAX_VALUE}) {
         String name = "shard " + key + " ";
@@ -149,6 +163,33 @@ public final class CheckJni extends Checks {
         expect(IllegalStateException.class, name, () -> Native.shardCommit(key, 0, 1));
         expect(IllegalStateException.class, name, () -> Native.shardClose(key));
       }
+    }
+  }
+
+  private static void serve() {
+    try (Run run = new Run(1)) {
+      run.ingest();
+      for (boolean encrypted : new boolean[] {true, false}) {
+        // A run is served once: the second answer is the first.
+        String endpoint = run.serve(encrypted);
+        require(endpoint.contains("BEGIN CERTIFICATE"), "no certificate in " + endpoint);
+      }
+    }
+    try (Run none = new Run(1)) {
+      expect(IllegalStateException.class, "no shard", () -> none.serve(false));
+    }
+  }
+
+  private static void retain() {
+    try (Run run = new Run(2)) {
+      run.ingest();
+      long second = run.openShard(1);
+      Native.shardClose(second);
+      byte[] kept = utf8("{\"run\":\"" + run.name + "\",\"keys\":[" + second + "]}");
+      int dropped = Native.shardRetain(kept);
+      require(dropped == 2, "dropped " + dropped + " shards instead of 2");
+      require(Native.shardRetain(kept) == 0, "dropped a shard that was to stay");
+      require(Native.shardRelease(utf8(run.name)) == 1, "the shard that was to stay is gone");
     }
   }
 
@@ -213,7 +254,11 @@ public final class CheckJni extends Checks {
 
   private static void predict(byte[] weights) {
     int rows = 32;
-    long model = Run.openModel(weights);
+    long first = Run.openModel(weights);
+    long model = Native.modelShare(first);
+    // The second has the weights to itself now, and the first's key is gone.
+    Native.modelClose(first);
+    expect(IllegalStateException.class, "model " + first + " ", () -> Native.modelShare(first));
     try {
       long[] inputs = new long[1];
       long[] results = new long[2];

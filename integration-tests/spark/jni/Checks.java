@@ -3,6 +3,8 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** What checks need of a test framework: expectations, and threads with a deadline. */
 abstract class Checks {
@@ -34,6 +36,17 @@ abstract class Checks {
     require(
         thrown.getMessage() != null && thrown.getMessage().contains(part),
         "\"" + part + "\" was expected in: " + thrown.getMessage());
+  }
+
+  /** Those fields of a flat JSON object, as an object. */
+  static String keep(String json, String... names) {
+    StringBuilder kept = new StringBuilder("{");
+    for (String name : names) {
+      Matcher field = Pattern.compile("\"" + name + "\":(\"[^\"]*\"|[^,}]+)").matcher(json);
+      require(field.find(), "no " + name + " in " + json);
+      kept.append(kept.length() == 1 ? "" : ",").append(field.group());
+    }
+    return kept.append("}").toString();
   }
 
   static Thread start(String name, FutureTask<?> task) {

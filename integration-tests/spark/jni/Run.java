@@ -61,10 +61,27 @@ final class Run implements AutoCloseable {
     }
   }
 
+  /** The endpoint of a server of this run's shards. */
+  String serve(boolean encrypted) {
+    return Checks.text(Native.shardServe(Checks.utf8("{" + secret() + ",\"host\":\"127.0.0.1\",\"encrypted\":" + encrypted + "}")));
+  }
+
+  private String secret() {
+    return "\"run\":\"" + name + "\",\"secret\":\"" + "5a".repeat(32) + "\"";
+  }
+
+  /** How the sessions train. */
+  static String training(int epochs) {
+    return "{\"loss\":{\"name\":\"crossEntropy\"},\"optimizer\":"
+        + "{\"name\":\"adamw\",\"learningRate\":0.01,\"weightDecay\":0.01,\"beta1\":0.9,"
+        + "\"beta2\":0.999,\"epsilon\":1e-8},\"batchSize\":16,\"maxEpochs\":" + epochs
+        + ",\"seed\":7,\"shuffle\":true,\"progressIntervalMs\":1,\"recordRows\":false}";
+  }
+
   long open(int rank) {
     StringBuilder shards = new StringBuilder();
     for (String report : reports) {
-      shards.append(shards.length() == 0 ? "" : ",").append(report.replaceAll(",\"bytes\":\\d+", ""));
+      shards.append(shards.length() == 0 ? "" : ",").append(Checks.keep(report, "partition", "process", "key", "rows", "validationRows"));
     }
     long session =
         Native.sessionOpen(
@@ -72,10 +89,8 @@ final class Run implements AutoCloseable {
                 "{\"run\":\"" + name + "\",\"attempt\":0,\"rank\":" + rank + ",\"world\":" + world
                     + ",\"secret\":\"" + "5a".repeat(32) + "\",\"host\":\"127.0.0.1\",\"threads\":1"
                     + ",\"device\":\"cpu\",\"rendezvousTimeoutMs\":30000,\"collectiveTimeoutMs\":30000"
-                    + ",\"shards\":[" + shards + "],\"training\":{\"loss\":\"crossEntropy\",\"optimizer\":"
-                    + "{\"name\":\"adamw\",\"learningRate\":0.01,\"weightDecay\":0.01,\"beta1\":0.9,"
-                    + "\"beta2\":0.999,\"epsilon\":1e-8},\"batchSize\":16,\"maxEpochs\":" + epochs
-                    + ",\"seed\":7,\"shuffle\":true,\"progressIntervalMs\":1,\"recordRows\":false}}"),
+                    + ",\"heartbeatMs\":5000,\"stallWarningMs\":60000,\"encrypted\":false"
+                    + ",\"shards\":[" + shards + "],\"training\":" + training(epochs) + "}"),
             LAYERS,
             null);
     Checks.require(session > 0, "the key of a session is " + session);
@@ -164,7 +179,7 @@ final class Run implements AutoCloseable {
 
   static long openModel(byte[] weights) {
     return Native.modelOpen(
-        Checks.utf8("{\"threads\":1,\"device\":\"cpu\",\"loss\":\"crossEntropy\",\"columns\":[" + inputColumn() + "]}"),
+        Checks.utf8("{\"threads\":1,\"device\":\"cpu\",\"loss\":{\"name\":\"crossEntropy\"},\"columns\":[" + inputColumn() + "]}"),
         LAYERS,
         weights);
   }

@@ -94,7 +94,8 @@ impl Failure {
             Failure::Shards(error) => match error.kind() {
                 kindling_shards::ErrorKind::UnknownShard | kindling_shards::ErrorKind::State => Kind::State,
                 kindling_shards::ErrorKind::Spec | kindling_shards::ErrorKind::Argument => Kind::Config,
-                kindling_shards::ErrorKind::Memory => Kind::Native,
+                kindling_shards::ErrorKind::Peer => Kind::PeerLost,
+                kindling_shards::ErrorKind::Memory | kindling_shards::ErrorKind::System => Kind::Native,
             },
             Failure::Train(error) => match error.kind() {
                 ErrorKind::Config => Kind::Config,

@@ -1,7 +1,7 @@
 //! Why a group failed, as one rank tells it to the others.
 //!
 //! A cause knows the culprit but not the observer: each rank turns it into its own [`Error`], with the operation that
-//! it was in itself. On TCP causes travel in abort frames, so they have an encoding.
+//! it was in itself. Between processes causes travel in abort frames, so they have an encoding.
 
 use crate::error::Error;
 use crate::operation::Operation;

@@ -39,7 +39,7 @@ fn sum(group: &dyn Communicator, length: usize) -> Result<Work, Error> {
 
 #[test]
 fn a_rank_that_leaves_in_the_middle_of_an_operation_is_named_by_all_within_a_second() {
-    for transport in BOTH {
+    for transport in ALL {
         for world in [2, 3, 5] {
             for length in [100, 5_000_000] {
                 let left = Mutex::new(None);
@@ -71,7 +71,7 @@ fn a_rank_that_leaves_in_the_middle_of_an_operation_is_named_by_all_within_a_sec
 
 #[test]
 fn ranks_that_leave_at_once_after_the_last_operation_disturb_nobody() {
-    for transport in BOTH {
+    for transport in ALL {
         for round in 0..30 {
             let world = 2 + round % 4;
             ranks(transport, world, |group| {
@@ -111,7 +111,7 @@ fn dropping_everything_with_an_operation_in_flight_aborts_the_others() {
 
 #[test]
 fn a_rank_that_does_not_start_the_operation_is_named_when_the_deadline_has_passed() {
-    for transport in BOTH {
+    for transport in ALL {
         for (world, length) in [(2, 100), (4, 100), (4, 5_000_000)] {
             let done = Barrier::new(world);
             let errors = patient_ranks(transport, world, Duration::from_millis(300), |group| {
@@ -160,7 +160,7 @@ fn abort(transport: Transport, length: usize) -> Duration {
 
 #[test]
 fn an_abort_wakes_every_wait_of_every_rank_within_100_ms() {
-    for transport in BOTH {
+    for transport in ALL {
         for length in [100, 5_000_000] {
             // A machine that is busy with other things may keep a thread waiting for longer than that by itself.
             let quickest = (0..3).map(|_| abort(transport, length)).min().unwrap();
@@ -172,7 +172,7 @@ fn an_abort_wakes_every_wait_of_every_rank_within_100_ms() {
 
 #[test]
 fn an_abort_before_or_while_connecting_ends_the_connecting() {
-    for transport in BOTH {
+    for transport in ALL {
         let mut tickets = tickets(transport, 2, LONG, LONG);
         let (late, early) = (tickets.pop().unwrap(), tickets.pop().unwrap());
         let aborter = early.aborter.clone();
@@ -192,7 +192,7 @@ fn an_abort_before_or_while_connecting_ends_the_connecting() {
 
 #[test]
 fn the_buffers_of_a_failed_operation_are_dropped_once_nobody_can_touch_them() {
-    for transport in BOTH {
+    for transport in ALL {
         let dropped = Arc::new(AtomicUsize::new(0));
         // Rank 1 stays until the others have ended: leaving would make it a lost peer where its words come too late.
         let (started, ended) = (Barrier::new(3), Barrier::new(3));
@@ -217,7 +217,7 @@ fn the_buffers_of_a_failed_operation_are_dropped_once_nobody_can_touch_them() {
 
 #[test]
 fn a_buffer_comes_back_with_its_own_region() {
-    for transport in BOTH {
+    for transport in ALL {
         let dropped = Arc::new(AtomicUsize::new(0));
         ranks(transport, 2, |group| {
             let mut bytes = vec![1; 100_000];
@@ -229,5 +229,109 @@ fn a_buffer_comes_back_with_its_own_region() {
             assert!(region.bytes().iter().all(|byte| *byte == 2));
         });
         assert_eq!(dropped.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[test]
+fn a_rank_that_computes_for_many_heartbeats_is_not_taken_for_dead() {
+    for transport in ALL {
+        for length in [100, 1_000_000] {
+            let mut tickets = tickets(transport, 3, LONG, LONG);
+            for ticket in &mut tickets {
+                ticket.options.heartbeat = Duration::from_millis(20);
+            }
+            let late = Duration::from_millis(400);
+            outcomes(tickets, |group| {
+                let group = group.unwrap();
+                let began = Instant::now();
+                while group.rank() == 1 && began.elapsed() < late {
+                    std::hint::spin_loop();
+                }
+                let work = sum(&*group, length).unwrap();
+                assert!(bytes(work.wait().unwrap()).iter().all(|byte| *byte == 3));
+                group.start_barrier().unwrap().wait().unwrap();
+            });
+        }
+    }
+}
+
+/// Keeps what is logged, for tests that look for a line.
+struct Lines(Mutex<Vec<String>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_stall_is_logged_with_the_ranks_that_are_missing_and_does_no_harm() {
+    // Only this test installs a logger in this process.
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    for transport in ALL {
+        LINES.0.lock().unwrap().clear();
+        let mut tickets = tickets(transport, 3, LONG, LONG);
+        for ticket in &mut tickets {
+            ticket.options.stall_warning = Duration::from_millis(50);
+        }
+        outcomes(tickets, |group| {
+            let group = group.unwrap();
+            // Rank 1 starts only when both others have logged whom they wait for.
+            let warned = |rank: usize| {
+                let start = format!("rank {rank} waits ");
+                let told = |line: &String| line.starts_with(&start) && line.contains("(missing: rank 1)");
+                LINES.0.lock().unwrap().iter().any(told)
+            };
+            let began = Instant::now();
+            while group.rank() == 1 && !(warned(0) && warned(2)) {
+                assert!(began.elapsed() < LONG, "{transport:?}: {:?}", LINES.0.lock().unwrap());
+                std::thread::yield_now();
+            }
+            assert!(sum(&*group, 100).unwrap().wait().is_ok());
+            group.start_barrier().unwrap().wait().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_rank_that_fails_writes_its_last_operations() {
+    for transport in ALL {
+        let folder = std::env::temp_dir().join(format!("kindling-records-{}-{transport:?}", std::process::id()));
+        let mut tickets = tickets(transport, 2, LONG, LONG);
+        for ticket in &mut tickets {
+            ticket.options.run = format!("records of {transport:?}");
+            ticket.options.record_folder = Some(folder.clone());
+        }
+        let done = Barrier::new(2);
+        outcomes(tickets, |group| {
+            let group = group.unwrap();
+            sum(&*group, 100).unwrap().wait().unwrap();
+            done.wait();
+            if group.rank() == 1 {
+                group.aborter().abort("enough");
+            }
+            assert!(sum(&*group, 200).and_then(Work::wait).is_err());
+        });
+        for rank in 0..2 {
+            let path = folder.join(format!("kindling-records_of_{transport:?}-attempt1-rank{rank}.json"));
+            let sheet: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            assert_eq!(sheet["error"], "aborted by rank 1: enough");
+            let records = sheet["records"].as_array().unwrap();
+            let first = records.iter().find(|record| record["sequence"] == 1).unwrap();
+            assert_eq!(first["operation"], "all-reduce (sum) of 100 u8");
+            assert_eq!(first["state"], "finished");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! What a program's prediction already is: logits, probabilities or log-probabilities.
 
-use crate::ir::{Arg, Node, Program, ValueId};
+use crate::ir::{Arg, Block, Node, Program, ValueId};
 
 /// Operators that hand elements on as they are: moved, copied, picked or converted.
 const PASS_ON: &[&str] = &[
@@ -49,32 +49,50 @@ impl Program {
     /// ```
     #[must_use]
     pub fn final_activation(&self) -> Option<&str> {
-        let mut value = *self.outputs.first()?;
-        let mut nodes = self.nodes.as_slice();
-        loop {
-            let (index, node) = last_writer(nodes, value)?;
-            let op = node.aten()?.strip_prefix("aten::")?;
-            match op.trim_end_matches('_') {
-                "softmax" | "_softmax" | "_safe_softmax" | "special_softmax" => return Some("softmax"),
-                "log_softmax" | "_log_softmax" | "special_log_softmax" => return Some("log_softmax"),
-                "sigmoid" | "special_expit" => return Some("sigmoid"),
-                "log_sigmoid" => return Some("log_sigmoid"),
-                op if PASS_ON.contains(&op) => {}
-                _ => return None,
-            }
-            value = node.args.iter().find_map(|(_, arg)| match arg {
-                Arg::Tensor(value) => Some(*value),
+        self.activation(*self.outputs.first()?)
+    }
+
+    /// The activation that made a value, as [`Self::final_activation`] finds it.
+    #[must_use]
+    pub fn activation(&self, value: ValueId) -> Option<&str> {
+        activation_of(value, &self.nodes)
+    }
+}
+
+/// The activation that made `value`, if it is one of these nodes.
+fn activation_of(mut value: ValueId, mut nodes: &[Node]) -> Option<&str> {
+    loop {
+        let (index, node) = last_writer(nodes, value)?;
+        nodes = nodes.get(..index)?;
+        if let [first, second] = node.blocks() {
+            // Either may have run: both must end in it, within the block.
+            let position = node.outputs.iter().position(|output| output.values().contains(&value))?;
+            let result = |block: &Block| match block.results.get(position) {
+                Some(Arg::Tensor(result)) => Some(*result),
                 _ => None,
-            })?;
-            nodes = nodes.get(..index)?;
+            };
+            let activation = activation_of(result(first)?, &first.nodes)?;
+            return (activation_of(result(second)?, &second.nodes) == Some(activation)).then_some(activation);
         }
+        match node.aten()?.strip_prefix("aten::")?.trim_end_matches('_') {
+            "softmax" | "_softmax" | "_safe_softmax" | "special_softmax" => return Some("softmax"),
+            "log_softmax" | "_log_softmax" | "special_log_softmax" => return Some("log_softmax"),
+            "sigmoid" | "special_expit" => return Some("sigmoid"),
+            "log_sigmoid" => return Some("log_sigmoid"),
+            op if PASS_ON.contains(&op) => {}
+            _ => return None,
+        }
+        value = node.args.iter().find_map(|(_, arg)| match arg {
+            Arg::Tensor(value) => Some(*value),
+            _ => None,
+        })?;
     }
 }
 
 /// The last of the nodes that defines the value or changes it in place.
 fn last_writer(nodes: &[Node], value: ValueId) -> Option<(usize, &Node)> {
     nodes.iter().enumerate().rev().find(|(_, node)| {
-        let defines = node.outputs.iter().any(|output| output.values().contains(&value));
+        let defines = node.defines().any(|defined| defined == value);
         let changes =
             node.is_in_place() && matches!(node.args.first(), Some((_, Arg::Tensor(first))) if *first == value);
         defines || changes

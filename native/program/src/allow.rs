@@ -87,7 +87,7 @@ const CREATION: &[&str] = &[
 ];
 
 /// Sizes and values as integers.
-const SCALARS: &[&str] = &["item sym_numel sym_size sym_stride"];
+const SCALARS: &[&str] = &["_local_scalar_dense item sym_numel sym_size sym_storage_offset sym_stride"];
 
 /// Products of matrices and what is built from them.
 const LINEAR_ALGEBRA: &[&str] = &[

@@ -44,10 +44,16 @@ pub struct InputDescription {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputDescription {
+    /// Name, or position where the program gives none.
+    pub name: String,
     /// Element type.
     pub dtype: DType,
     /// Size of every dimension; `None` where it varies.
     pub shape: Vec<Option<i64>>,
+    /// The inputs, by position, that it needs: those of [`Program::pruned`].
+    pub inputs: Vec<usize>,
+    /// See [`Program::activation`].
+    pub activation: Option<String>,
 }
 
 impl Program {
@@ -75,8 +81,17 @@ impl Program {
             outputs: self
                 .outputs
                 .iter()
-                .filter_map(|&output| self.meta(output))
-                .map(|meta| OutputDescription { dtype: meta.dtype, shape: sizes(&meta.shape) })
+                .enumerate()
+                .filter_map(|(index, &output)| {
+                    let meta = self.meta(output)?;
+                    Some(OutputDescription {
+                        name: self.output_names.get(index).cloned().unwrap_or_else(|| index.to_string()),
+                        dtype: meta.dtype,
+                        shape: sizes(&meta.shape),
+                        inputs: self.needed_inputs(index),
+                        activation: self.activation(output).map(str::to_owned),
+                    })
+                })
                 .collect(),
             parameters: self.parameters.len() as u64,
             elements: elements(false),

@@ -88,6 +88,24 @@ impl DType {
     }
 }
 
+impl DType {
+    /// Its number in the export schema.
+    pub(crate) const fn to_schema(self) -> i64 {
+        match self {
+            Self::UInt8 => 1,
+            Self::Int8 => 2,
+            Self::Int16 => 3,
+            Self::Int32 => 4,
+            Self::Int64 => 5,
+            Self::Float16 => 6,
+            Self::Float32 => 7,
+            Self::Float64 => 8,
+            Self::Bool => 12,
+            Self::BFloat16 => 13,
+        }
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -109,7 +127,13 @@ pub enum Layout {
 
 impl Layout {
     pub(crate) fn from_schema(code: i64) -> Option<Self> {
-        (code == 7).then_some(Self::Strided)
+        (code == Self::Strided.to_schema()).then_some(Self::Strided)
+    }
+
+    pub(crate) const fn to_schema(self) -> i64 {
+        match self {
+            Self::Strided => 7,
+        }
     }
 }
 
@@ -135,5 +159,30 @@ impl MemoryFormat {
             4 => Self::Preserve,
             _ => return None,
         })
+    }
+    pub(crate) const fn to_schema(self) -> i64 {
+        match self {
+            Self::Contiguous => 1,
+            Self::ChannelsLast => 2,
+            Self::ChannelsLast3d => 3,
+            Self::Preserve => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_the_schema_reads_back_as_it_was_written() {
+        for code in 0..64 {
+            assert!(
+                DType::from_schema(code).is_ok_and(|dtype| dtype.to_schema() == code)
+                    || DType::from_schema(code).is_err()
+            );
+            assert!(Layout::from_schema(code).is_none_or(|layout| layout.to_schema() == code));
+            assert!(MemoryFormat::from_schema(code).is_none_or(|format| format.to_schema() == code));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Every message is one sentence that names the place (archive entry, node, weight, input or layer) and, where there
 //! is something to do about it, says what. Match on the variant, never on the text.
 
-use crate::ir::DType;
+use crate::ir::{DType, Scalar};
 
 /// Why a model was refused.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +120,8 @@ pub enum Error {
     #[error("the program has no tensor input; there is nothing to feed rows into")]
     NoInput,
 
-    /// The program returns something that is not a tensor.
-    #[error("output {index} of the program is of kind {kind}; return tensors only")]
+    /// The program returns something that is neither a tensor, a number nor None.
+    #[error("output {index} of the program is of kind {kind}; return tensors, in tuples, dicts or dataclasses")]
     UnsupportedOutput {
         /// Position of the output.
         index: usize,
@@ -154,6 +154,20 @@ pub enum Error {
         expression: String,
     },
 
+    /// A size of an input is computed from other sizes in a way Kindling cannot check.
+    #[error(
+        "dimension {dimension} of input {input} has the size {expression}, which Kindling cannot check; export with a \
+         plain dimension, or with one that is computed by +, *, //, %, max and min"
+    )]
+    UnsupportedSize {
+        /// Name of the input.
+        input: String,
+        /// Which dimension.
+        dimension: usize,
+        /// The expression as the archive writes it.
+        expression: String,
+    },
+
     /// An input has no dimension to number the rows.
     #[error("input {input} is a scalar; its first dimension must be the batch")]
     ScalarInput {
@@ -170,10 +184,10 @@ pub enum Error {
         op: String,
     },
 
-    /// The node computes a float or a truth value from sizes; Kindling computes only integers so.
+    /// The node computes on numbers in a way Kindling does not.
     #[error(
-        "node {node} runs {op} on sizes, which gives no integer and is not supported; compute it from tensors, or from \
-         numbers known at export"
+        "node {node} runs {op} on numbers, which is not supported; compute it from tensors, or from numbers known at \
+         export"
     )]
     SymbolicNumber {
         /// Name of the node.
@@ -182,7 +196,16 @@ pub enum Error {
         op: String,
     },
 
-    /// The node contains a graph of its own.
+    /// A node that holds a graph is not put together as torch.export does it.
+    #[error("node {node} holds a graph of its own and {problem}; export the model again")]
+    BrokenRegion {
+        /// Name of the node.
+        node: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+
+    /// The node runs a graph of its own in a way Kindling does not know.
     #[error(
         "node {node} runs the higher-order operator {op}, which holds a graph of its own and is not supported; {hint}"
     )]
@@ -246,6 +269,26 @@ pub enum Error {
         found: usize,
         /// Arguments it takes.
         expected: usize,
+    },
+
+    /// A tensor has more dimensions than libtorch works on.
+    #[error("{place} has {found} dimensions; libtorch works on at most {most}")]
+    TooManyDimensions {
+        /// Which tensor.
+        place: String,
+        /// Dimensions found.
+        found: usize,
+        /// The most there may be.
+        most: usize,
+    },
+
+    /// A tensor is said to have a size below zero.
+    #[error("{place} has the size {size}, which is below zero; export the model again")]
+    NegativeSize {
+        /// Which tensor.
+        place: String,
+        /// The size found.
+        size: i64,
     },
 
     /// A tensor's type and shape are not stated.
@@ -348,24 +391,22 @@ pub enum Error {
         source: serde_json::Error,
     },
 
-    /// One layer has an unknown type or key, or a value of the wrong type.
-    #[error("layer {index} of the layer list is not valid: {source}")]
+    /// One layer has an unknown type or key, a value of the wrong type, or the wrong number of inputs.
+    #[error("layer {layer} of the layer list is not valid: {problem}")]
     LayerJson {
-        /// Position of the layer, from 0.
-        index: usize,
+        /// Position of the layer, from 0, with its type and name as far as they are known.
+        layer: String,
         /// Why it was refused.
-        source: serde_json::Error,
+        problem: String,
     },
 
     /// A layer's setting is out of range, or the layer does not fit what it is given.
-    #[error("layer {index} ({layer}) cannot be built on rows of shape {shape:?}: {problem}")]
+    #[error("layer {layer} cannot be built on rows of shape {}: {problem}", shapes_text(shapes))]
     Layer {
-        /// Position of the layer, from 0.
-        index: usize,
-        /// The layer's type.
-        layer: &'static str,
-        /// What one row looks like where the layer stands (without the batch).
-        shape: Vec<i64>,
+        /// Position of the layer, from 0, with its type and name.
+        layer: String,
+        /// What one row of each input looks like where the layer stands (without the batch).
+        shapes: Vec<Vec<i64>>,
         /// What is wrong, with the numbers.
         problem: String,
     },
@@ -374,9 +415,11 @@ pub enum Error {
     #[error("the layer list has no layers; give at least one")]
     NoLayers,
 
-    /// `inputShape` is not a shape.
-    #[error("the layer list's inputShape {shape:?} {problem}")]
+    /// The shape of an input is none.
+    #[error("the shape {shape:?} of the layer list's {input} {problem}")]
     InputShape {
+        /// Name of the input.
+        input: String,
         /// The shape given.
         shape: Vec<i64>,
         /// What is wrong.
@@ -392,12 +435,66 @@ pub enum Error {
         elements: i64,
     },
 
-    /// An integer operation on sizes has no result: a division by zero, an overflow, a negative exponent.
-    #[error("{op} of {arguments:?} has no integer result")]
+    /// A batch norm cannot be synchronised.
+    #[error(
+        "syncBatchNorm: node {node} calls {op}, which only a decomposed program has; export the model without run_decompositions"
+    )]
+    Synchronise {
+        /// The node.
+        node: String,
+        /// What it calls.
+        op: String,
+    },
+
+    /// What is to be computed again in backward cannot be chosen as asked.
+    #[error("activationCheckpointing: {problem}")]
+    Checkpointing {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+
+    /// An operation on numbers has no result: a division by zero, an integer beyond 64 bits, a root of a negative number.
+    #[error("{op} of {} has no result", arguments.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Arithmetic {
         /// The operation.
         op: &'static str,
         /// Its arguments.
-        arguments: Vec<i64>,
+        arguments: Vec<Scalar>,
     },
+    /// Trained weights are not the program's.
+    #[error("the trained weights {problem}: they belong to another program")]
+    Trained {
+        /// What they lack or hold, as the end of a sentence.
+        problem: String,
+    },
+
+    /// The program has no form as an archive.
+    #[error("the program cannot be written as a .pt2 archive: {problem}")]
+    Unwritable {
+        /// What stands in the way.
+        problem: String,
+    },
+
+    /// The archive's graph cannot be followed node by node to its evaluation.
+    #[error(
+        "node {node} of the program has no place in the archive's graph, so its evaluation cannot be written; write the \
+         training program"
+    )]
+    NoEvaluation {
+        /// Name of the node.
+        node: String,
+    },
+
+    /// The archive could not be written to its place.
+    #[error("entry {entry} of the .pt2 archive could not be written: {source}")]
+    Writing {
+        /// Path inside the archive.
+        entry: String,
+        /// Why.
+        source: rawzip::Error,
+    },
+}
+
+fn shapes_text(shapes: &[Vec<i64>]) -> String {
+    shapes.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>().join(" and ")
 }

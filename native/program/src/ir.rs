@@ -3,20 +3,27 @@
 //! A [`Program`] is what every source of models becomes and what every rewrite works on. It promises:
 //!
 //! * **Order.** A node uses only values that inputs, weights or earlier nodes define; every value is defined once.
-//! * **Kinds.** A [`ValueId`] in a tensor position names a tensor, one in a [`SymInt`] names an integer.
-//! * **Operators.** Every [`Target::Aten`] is on the list of [`crate::is_allowed`]; every [`Target::Scalar`] has the
-//!   arguments its operation takes.
+//! * **Kinds.** A [`ValueId`] in a tensor position names a tensor, one in a [`SymInt`] an integer, one in a [`SymFloat`]
+//!   or [`Arg::SymFloat`] a float, one in [`Arg::SymBool`] a truth value.
+//! * **Operators.** Every [`Target::Aten`] is on the list of [`crate::is_allowed`]; every [`Target::Scalar`] has as many
+//!   arguments as its operation takes.
+//! * **Blocks.** The two blocks of a [`Target::Cond`] number their values with the program's: they use what is defined
+//!   before the node and what they define themselves, and nothing outside sees the latter. Both have as many results as
+//!   the node has outputs.
 //! * **Memory.** Every [`TensorData`] fits its bytes, and no two weights share memory: names of one tied tensor are
 //!   `aliases` of one parameter or buffer, with one value.
 //! * **Batch.** Dimension 0 of every input is symbolic: it counts rows, and any number of rows fits.
 //!
-//! Values are dense (`0..program.values.len()`), so a runner can keep them in one `Vec`.
+//! Regions of the source (`torch.no_grad`, `torch.autocast`, checkpoints) are no graphs here: each node carries the
+//! [`Scope`] it stands in. Values are dense (`0..program.values.len()`), so a runner can keep them in one `Vec`.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 pub use crate::dtype::{DType, Layout, MemoryFormat};
-pub use crate::scalar::ScalarOp;
+pub use crate::scalar::{Scalar, ScalarOp};
+pub use crate::scope::{AutocastMode, GradMode, Scope};
 pub use crate::tensor::{Bytes, TensorData};
 
 /// A model: weights, and the operator calls that turn rows into predictions.
@@ -34,8 +41,12 @@ pub struct Program {
     pub constants: Vec<Constant>,
     /// The operator calls, in the order in which they run.
     pub nodes: Vec<Node>,
-    /// What the model returns; the first one is the prediction.
+    /// The tensors that the model returns, flattened; the first one is the prediction unless a caller names another.
+    /// What else it returns (numbers, `None`) is no output.
     pub outputs: Vec<ValueId>,
+    /// One name for each of `outputs`: the keys of a returned dict or the fields of a returned dataclass that lead to it,
+    /// joined by dots (`logits`, `losses.0`); the position where there is no such name.
+    pub output_names: Vec<String>,
     /// Every value, at the index of its [`ValueId`].
     pub values: Vec<Value>,
     /// What the export knew about symbolic sizes, by the name in [`Dim::Symbolic`].
@@ -73,13 +84,49 @@ impl ValueId {
     }
 }
 
-/// One value: a tensor, or an integer computed from sizes.
+/// One value: a tensor, or a number computed while the program runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// Name in the exported graph, for messages.
     pub name: String,
-    /// Type and shape of a tensor; `None` for an integer.
-    pub meta: Option<TensorMeta>,
+    /// What it is.
+    pub kind: ValueKind,
+}
+
+impl Value {
+    /// A tensor.
+    #[must_use]
+    pub fn tensor(name: String, meta: TensorMeta) -> Self {
+        Self { name, kind: ValueKind::Tensor(meta) }
+    }
+
+    /// An integer.
+    #[must_use]
+    pub fn int(name: String) -> Self {
+        Self { name, kind: ValueKind::Int }
+    }
+
+    /// Type and shape of a tensor; `None` for a number.
+    #[must_use]
+    pub fn meta(&self) -> Option<&TensorMeta> {
+        match &self.kind {
+            ValueKind::Tensor(meta) => Some(meta),
+            ValueKind::Int | ValueKind::Float | ValueKind::Bool => None,
+        }
+    }
+}
+
+/// What a value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueKind {
+    /// A tensor of this type and shape.
+    Tensor(TensorMeta),
+    /// An integer, as a rule computed from sizes.
+    Int,
+    /// A float.
+    Float,
+    /// A truth value.
+    Bool,
 }
 
 /// Type and shape of a tensor.
@@ -104,7 +151,8 @@ impl fmt::Display for TensorMeta {
 pub enum Dim {
     /// A size that is always the same.
     Static(i64),
-    /// A size that varies: the name of a symbol (`s77`), or an expression over symbols as the export wrote it.
+    /// A size that varies: the name of a symbol (`s77`), or an expression over symbols as the export wrote it; for the
+    /// inputs of a program [`crate::Expression::parse`] reads either.
     Symbolic {
         /// Name or expression.
         name: String,
@@ -196,6 +244,11 @@ pub struct Node {
     pub args: Vec<(String, Arg)>,
     /// One entry per return of the operator's schema, in order.
     pub outputs: Vec<Output>,
+    /// Where it stands.
+    pub scope: Scope,
+    /// The module that called it, by its path in the model (`encoder.layers.0.self_attn`), where the archive says so; of a
+    /// layer list the layer, by its name or, in a sequence, its number.
+    pub module: Option<Arc<str>>,
 }
 
 impl Node {
@@ -210,7 +263,7 @@ impl Node {
     pub fn aten(&self) -> Option<&str> {
         match &self.target {
             Target::Aten { name, .. } => Some(name),
-            Target::Scalar(_) => None,
+            Target::Scalar(_) | Target::Cond { .. } => None,
         }
     }
 
@@ -222,7 +275,7 @@ impl Node {
 }
 
 /// What a node calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// An operator of the ATen library, as its dispatcher names it.
     Aten {
@@ -231,8 +284,23 @@ pub enum Target {
         /// `Tensor`, `int`, …; empty for the default overload.
         overload: String,
     },
-    /// Arithmetic on sizes. Arguments are [`Arg::Int`] or [`Arg::SymInt`], the one output is [`Output::Int`].
+    /// Arithmetic on numbers. Arguments are literal numbers or values that are numbers; the one output is a number.
     Scalar(ScalarOp),
+    /// `torch.cond`: runs the first block if the one argument, `predicate` (a tensor of one element, or a truth value),
+    /// is true, and else the second.
+    Cond {
+        /// What runs if the predicate is true, and what runs if it is not.
+        blocks: Box<[Block; 2]>,
+    },
+}
+
+/// Nodes that run together, and what comes of them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Block {
+    /// The nodes, in the order in which they run.
+    pub nodes: Vec<Node>,
+    /// One for each output of the node that holds the block: a tensor, a number, or [`Arg::None`].
+    pub results: Vec<Arg>,
 }
 
 /// An argument of a node.
@@ -256,8 +324,14 @@ pub enum Arg {
     Float(f64),
     /// A list of numbers.
     Floats(Vec<f64>),
+    /// A float computed while the program runs.
+    SymFloat(ValueId),
+    /// A list of floats of which at least one is computed while the program runs.
+    SymFloats(Vec<SymFloat>),
     /// A truth value.
     Bool(bool),
+    /// A truth value computed while the program runs.
+    SymBool(ValueId),
     /// A list of truth values.
     Bools(Vec<bool>),
     /// No value, for an optional argument.
@@ -283,6 +357,15 @@ pub enum SymInt {
     Const(i64),
 }
 
+/// A float that is a value of the program, or a literal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SymFloat {
+    /// Computed by an earlier node.
+    Value(ValueId),
+    /// Written in the program.
+    Const(f64),
+}
+
 /// What becomes of one return of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -292,6 +375,10 @@ pub enum Output {
     Tensors(Vec<ValueId>),
     /// The return is an integer (`sym_size`).
     Int(ValueId),
+    /// The return is a float (`item` of a float tensor).
+    Float(ValueId),
+    /// The return is a truth value (`item` of a bool tensor).
+    Bool(ValueId),
     /// The return is no tensor, or an undefined one; nothing uses it.
     None,
 }
@@ -301,7 +388,9 @@ impl Output {
     #[must_use]
     pub fn values(&self) -> &[ValueId] {
         match self {
-            Self::Tensor(value) | Self::Int(value) => std::slice::from_ref(value),
+            Self::Tensor(value) | Self::Int(value) | Self::Float(value) | Self::Bool(value) => {
+                std::slice::from_ref(value)
+            }
             Self::Tensors(values) => values,
             Self::None => &[],
         }
@@ -315,9 +404,9 @@ impl Program {
         self.values.get(id.index())
     }
 
-    /// A value's type and shape; `None` if it is an integer.
+    /// A value's type and shape; `None` if it is a number.
     #[must_use]
     pub fn meta(&self, id: ValueId) -> Option<&TensorMeta> {
-        self.value(id).and_then(|value| value.meta.as_ref())
+        self.value(id).and_then(Value::meta)
     }
 }

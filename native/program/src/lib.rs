@@ -36,24 +36,39 @@
 
 mod activation;
 mod allow;
+mod checkpoint;
+mod depth;
 mod describe;
 mod dtype;
 mod error;
+mod expression;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ir;
 mod layers;
 mod mutation;
+mod outputs;
+mod prune;
 mod pt2;
 mod rewrite;
 mod scalar;
+mod scope;
+mod synchronise;
 mod tensor;
+mod walk;
 
 pub use allow::is_allowed;
+pub use checkpoint::{Checkpointing, Segments};
 pub use describe::{Description, InputDescription, OutputDescription};
 pub use error::Error;
+pub use expression::Expression;
 pub use ir::{
-    Arg, Buffer, Bytes, Constant, DType, Dim, Input, Layout, MemoryFormat, Node, Output, Parameter, Program, ScalarOp,
-    SizeRange, Source, SymInt, Target, TensorData, TensorMeta, Value, ValueId,
+    Arg, AutocastMode, Block, Buffer, Bytes, Constant, DType, Dim, GradMode, Input, Layout, MemoryFormat, Node, Output,
+    Parameter, Program, Scalar, ScalarOp, Scope, SizeRange, Source, SymFloat, SymInt, Target, TensorData, TensorMeta,
+    Value, ValueId, ValueKind,
 };
+pub use pt2::{Mode, write_pt2};
+pub use synchronise::SYNC_BATCH_NORM;
 
 impl Program {
     /// Reads a model: a `.pt2` archive (a zip) or a layer list (JSON that begins with `{`).
@@ -64,7 +79,21 @@ impl Program {
     /// # Errors
     /// Every [`Error`]: a program that is returned is sound in the sense of its own documentation.
     pub fn read(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self, Error> {
-        let bytes = Bytes::new(bytes);
+        Self::from_bytes(Bytes::new(bytes))
+    }
+
+    /// Lets the bytes of all weights go, for who has copied them: an archive's are all kept alive by any one of them. Names,
+    /// sizes and strides stay; a tensor's elements cannot be read any more.
+    pub fn release_bytes(&mut self) {
+        let parameters = self.parameters.iter_mut().map(|parameter| &mut parameter.tensor);
+        let buffers = self.buffers.iter_mut().map(|buffer| &mut buffer.tensor);
+        let constants = self.constants.iter_mut().map(|constant| &mut constant.tensor);
+        for tensor in parameters.chain(buffers).chain(constants) {
+            tensor.bytes = Bytes::new([]);
+        }
+    }
+
+    pub(crate) fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
         if bytes.starts_with(b"PK") {
             return pt2::read(bytes);
         }

@@ -4,25 +4,39 @@
 //! its running statistics. Views are followed generously: any tensor that an operator with a view's name makes of a
 //! buffer counts as the buffer. So a buffer may be named that is only copied, never the other way round.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
-use crate::ir::{Arg, Node, Output, Program, ValueId};
+use crate::ir::{Arg, Node, Program, ValueId};
 
 /// Operators whose result may share memory with their input.
 const VIEWS: &[&str] = &[
+    "adjoint",
     "alias",
     "as_strided",
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
     "broadcast_to",
     "chunk",
     "contiguous",
     "detach",
     "diagonal",
+    "dsplit",
     "expand",
     "expand_as",
     "flatten",
+    "hsplit",
+    "lift_fresh",
+    "mH",
+    "mT",
+    "matrix_H",
+    "moveaxis",
     "movedim",
     "narrow",
+    "numpy_T",
     "permute",
+    "positive",
+    "ravel",
     "reshape",
     "reshape_as",
     "select",
@@ -36,6 +50,7 @@ const VIEWS: &[&str] = &[
     "tensor_split",
     "to",
     "transpose",
+    "type_as",
     "unbind",
     "unflatten",
     "unfold",
@@ -44,6 +59,7 @@ const VIEWS: &[&str] = &[
     "unsqueeze",
     "view",
     "view_as",
+    "vsplit",
     "_reshape_alias",
     "_to_copy",
     "_unsafe_view",
@@ -55,28 +71,64 @@ impl Program {
     /// Indices of the buffers that running this program may change.
     #[must_use]
     pub fn mutated_buffers(&self) -> Vec<usize> {
-        let mut roots: HashMap<ValueId, usize> =
-            self.buffers.iter().enumerate().map(|(index, buffer)| (buffer.value, index)).collect();
-        let mut written = HashSet::new();
-        for node in &self.nodes {
-            let Some(name) = node.aten().and_then(|name| name.strip_prefix("aten::")) else { continue };
-            let own = node.args.first().and_then(|(_, arg)| tensor(arg)).and_then(|value| roots.get(&value).copied());
-            if node.is_in_place() {
-                written.extend(own);
-            }
-            if updates_statistics(node) {
-                let statistics = ["running_mean", "running_var"].into_iter().filter_map(|name| node.arg(name));
-                written.extend(statistics.filter_map(tensor).filter_map(|value| roots.get(&value).copied()));
-            }
-            if let Some(index) = own
-                && (node.is_in_place() || VIEWS.contains(&name))
-            {
-                roots.extend(node.outputs.iter().flat_map(Output::values).map(|&value| (value, index)));
+        self.memory().written.into_iter().collect()
+    }
+
+    /// The buffers, by their indices, that each value may be or be a view of.
+    pub(crate) fn buffers_behind(&self) -> HashMap<ValueId, BTreeSet<usize>> {
+        self.memory().roots
+    }
+
+    fn memory(&self) -> Memory {
+        let own = self.buffers.iter().enumerate().map(|(index, buffer)| (buffer.value, BTreeSet::from([index])));
+        let mut memory = Memory { roots: own.collect(), written: BTreeSet::new() };
+        memory.follow(&self.nodes);
+        memory
+    }
+}
+
+/// What is known of the buffers' memory.
+struct Memory {
+    /// The buffers that a value may be, or be a view of.
+    roots: HashMap<ValueId, BTreeSet<usize>>,
+    written: BTreeSet<usize>,
+}
+
+impl Memory {
+    fn follow(&mut self, nodes: &[Node]) {
+        for node in nodes {
+            if node.blocks().is_empty() { self.call(node) } else { self.branch(node) }
+        }
+    }
+
+    fn call(&mut self, node: &Node) {
+        for value in writes(node) {
+            let written = self.roots.get(&value).cloned().unwrap_or_default();
+            self.written.extend(written);
+        }
+        let shared = shares(node).and_then(|value| self.roots.get(&value)).cloned().unwrap_or_default();
+        if !shared.is_empty() {
+            for value in node.defines() {
+                self.roots.entry(value).or_default().extend(&shared);
             }
         }
-        let mut written: Vec<usize> = written.into_iter().collect();
-        written.sort_unstable();
-        written
+    }
+
+    /// Either block may run: what a `cond` returns may be what either hands out.
+    fn branch(&mut self, node: &Node) {
+        for block in node.blocks() {
+            self.follow(&block.nodes);
+            for (output, result) in node.outputs.iter().zip(&block.results) {
+                let roots = self.roots_of(result);
+                for &value in output.values() {
+                    self.roots.entry(value).or_default().extend(&roots);
+                }
+            }
+        }
+    }
+
+    fn roots_of(&self, arg: &Arg) -> BTreeSet<usize> {
+        tensor(arg).and_then(|value| self.roots.get(&value)).cloned().unwrap_or_default()
     }
 }
 
@@ -85,6 +137,25 @@ fn tensor(arg: &Arg) -> Option<ValueId> {
         Arg::Tensor(value) => Some(*value),
         _ => None,
     }
+}
+
+/// The values that a call changes in place, itself or through a view of them.
+pub(crate) fn writes(node: &Node) -> Vec<ValueId> {
+    let first = node.args.first().filter(|_| node.is_in_place()).and_then(|(_, arg)| tensor(arg));
+    let named = |name| node.arg(name).and_then(tensor);
+    let statistics = ["running_mean", "running_var"].into_iter().filter(|_| updates_statistics(node)).filter_map(named);
+    // What rrelu_with_noise draws it leaves in its argument.
+    let noise = node.aten().filter(|name| name.starts_with("aten::rrelu_with_noise")).and_then(|_| named("noise"));
+    first.into_iter().chain(statistics).chain(noise).collect()
+}
+
+/// The value whose memory the results of a call may share.
+pub(crate) fn shares(node: &Node) -> Option<ValueId> {
+    let name = node.aten()?.strip_prefix("aten::")?;
+    let first = node.args.first().and_then(|(_, arg)| tensor(arg))?;
+    // Dropout hands its input on where it does nothing.
+    let idle = name.ends_with("dropout") && matches!(node.arg("train"), Some(Arg::Bool(false)));
+    (node.is_in_place() || idle || VIEWS.contains(&name)).then_some(first)
 }
 
 /// Batch and instance norm update their running statistics when they normalise by the batch's.

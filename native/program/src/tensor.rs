@@ -60,7 +60,9 @@ pub struct TensorData {
     pub strides: Vec<i64>,
     /// Where the first element lies in `bytes`, in elements.
     pub offset: i64,
-    /// The storage, which may be larger than the tensor.
+    /// The storage, which may be larger than the tensor. Empty once [`Program::release_bytes`] let it go.
+    ///
+    /// [`Program::release_bytes`]: crate::Program::release_bytes
     pub bytes: Bytes,
 }
 

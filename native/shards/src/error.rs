@@ -2,7 +2,9 @@
 //!
 //! Promise: an error leaves the store as it was before the call, unless the function says otherwise.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use arrow_schema::ArrowError;
 use thiserror::Error as ThisError;
@@ -21,8 +23,12 @@ pub enum ErrorKind {
     State,
     /// The request for a shard cannot be met as written.
     Spec,
-    /// The memory could not be had, or the size asked for does not exist.
+    /// The memory or the room on a disk could not be had, or the size asked for does not exist.
     Memory,
+    /// Another process did not give what it should have, or the wait for it was ended.
+    Peer,
+    /// What the operating system did not give, other than memory.
+    System,
     /// An argument does not fit the shard: a column, row or length that is not there.
     Argument,
 }
@@ -247,6 +253,67 @@ pub enum Error {
         /// Values per row.
         width: u32,
     },
+    /// No directory took rows that the budget has no room for.
+    #[error(
+        "{bytes} bytes of shard {key} fit neither into shardMemory nor into a local directory{}; free space there, \
+         point spark.local.dir to a disk with room, or raise shardMemory", list(.tried)
+    )]
+    Spill {
+        /// Key of the shard.
+        key: u64,
+        /// Bytes that were to be written.
+        bytes: usize,
+        /// Every directory, in the order they were tried, with what it said.
+        tried: Vec<Tried>,
+    },
+    /// The secret is none.
+    #[error("the run's secret must be 64 hexadecimal digits")]
+    Secret,
+    /// A run without a shard here was to be served.
+    #[error("run {run:?} has no shard in this process, so there is nothing to serve; open one first")]
+    NotServed {
+        /// The run.
+        run: String,
+    },
+    /// The shards of a run cannot be served.
+    #[error("shards cannot be served as {host:?}: {source}")]
+    Listen {
+        /// The host that peers were to be told.
+        host: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The threads for Flight cannot be had.
+    #[error("the threads that move rows between executors cannot be started: {source}")]
+    Runtime {
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Rows of another process did not come.
+    #[error(
+        "{split} row {row} of partition {partition} did not come from {peer} after {tries} attempts: {reason}; the \
+         executor there may be lost, its log says more"
+    )]
+    Peer {
+        /// Where they were asked for.
+        peer: String,
+        /// Their partition.
+        partition: u32,
+        /// Their split.
+        split: Split,
+        /// The first row that did not come.
+        row: u64,
+        /// Attempts in a row that brought nothing.
+        tries: u32,
+        /// What was wrong in the last one.
+        reason: String,
+    },
+    /// Somebody ended the fetch.
+    #[error("the fetch of rows was ended: {reason}")]
+    Cancelled {
+        /// Why.
+        reason: String,
+    },
     /// Arrow refused a batch the store built or was given.
     #[error("shard {key} could not be kept as Arrow batches: {source}")]
     Arrow {
@@ -255,6 +322,29 @@ pub enum Error {
         /// What Arrow said.
         source: ArrowError,
     },
+}
+
+/// A directory that took no rows.
+#[derive(Debug)]
+pub struct Tried {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Why not.
+    pub error: io::Error,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.directory.display(), self.error)
+    }
+}
+
+fn list(tried: &[Tried]) -> String {
+    if tried.is_empty() {
+        return " (none was given)".to_owned();
+    }
+    let tried: Vec<String> = tried.iter().map(Tried::to_string).collect();
+    format!(" ({})", tried.join("; "))
 }
 
 impl Error {
@@ -268,13 +358,19 @@ impl Error {
             | Error::Reserved { .. }
             | Error::NotReserved { .. }
             | Error::Overcommit { .. }
+            | Error::NotServed { .. }
             | Error::Arrow { .. } => ErrorKind::State,
             Error::NoRun { .. }
             | Error::NoColumns { .. }
             | Error::NoName { .. }
             | Error::Width { .. }
-            | Error::Twice { .. } => ErrorKind::Spec,
-            Error::TooLarge { .. } | Error::TooManyRows { .. } | Error::NoMemory { .. } => ErrorKind::Memory,
+            | Error::Twice { .. }
+            | Error::Secret => ErrorKind::Spec,
+            Error::Peer { .. } | Error::Cancelled { .. } => ErrorKind::Peer,
+            Error::Listen { .. } | Error::Runtime { .. } => ErrorKind::System,
+            Error::TooLarge { .. } | Error::TooManyRows { .. } | Error::NoMemory { .. } | Error::Spill { .. } => {
+                ErrorKind::Memory
+            }
             Error::NoRows { .. }
             | Error::NoSplit { .. }
             | Error::NoColumn { .. }

@@ -2,17 +2,19 @@
 //!
 //! A task opens a shard for its partition, reserves rows, writes them straight into the column buffers it is lent the
 //! addresses of, commits them, and closes the shard. From then on any number of ranks in the process read it at once.
-//! Nothing is copied on the way from the writer to the batches; a rank's [`Shard::gather`] is the only copy.
+//! Nothing is copied on the way from the writer to the batches; a rank's [`Shard::gather`] is the only copy. Rows that a
+//! [`Budget`] has no room for go to files on local disks and are read where the files are mapped.
 //!
 //! - [`ShardStore`]: shards by key, their states, and the terms of the loan (see [`ShardStore::reserve`]).
 //! - [`Shard`]: the rows of one partition, in a training and a validation [`Split`], as lists of Arrow batches.
+//! - [`ShardStore::serve`] and [`ShardStore::fetch`]: rows from process to process, over Arrow Flight.
 //! - [`ShardSpec`], [`Column`], [`ShardReport`]: what crosses the border, as JSON in camel case.
 //! - [`Error`]: matched by [`ErrorKind`].
 //!
 //! The crate knows no JVM and no libtorch, and trusts its writers: a row's values are not validated here.
 //!
 //! ```
-//! use kindling_shards::{Column, ColumnData, DType, Role, ShardSpec, ShardStore, Split};
+//! use kindling_shards::{Budget, Column, ColumnData, DType, Role, ShardSpec, ShardStore, Split};
 //!
 //! let store = ShardStore::new();
 //! let column = |name: &str, role, dtype, width| Column { name: name.into(), role, dtype, width };
@@ -25,6 +27,7 @@
 //!         column("x", Role::Input, DType::Float32, 2),
 //!         column("label", Role::Label, DType::Int64, 1),
 //!     ],
+//!     budget: Budget::default(),
 //! })?;
 //! let (x, labels) = ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [7, 8, 9]);
 //! store.write_rows(key, Split::Train, &[ColumnData::Float32(&x), ColumnData::Int64(&labels)])?;
@@ -47,17 +50,21 @@
 //! ```
 
 mod batch;
+mod digest;
 mod error;
 mod filling;
+mod flight;
 mod memory;
 mod rows;
 mod shard;
 mod spec;
+mod spill;
 mod store;
 
 pub use batch::Element;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, Tried};
+pub use flight::{Canceller, Endpoint, FetchSpec, Piece, Secret, ServeSpec, Ticket};
 pub use rows::ColumnData;
 pub use shard::Shard;
-pub use spec::{Column, DType, Role, ShardReport, ShardSpec, Split};
+pub use spec::{Budget, Column, DType, Role, ShardReport, ShardSpec, Split};
 pub use store::ShardStore;

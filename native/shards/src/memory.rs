@@ -16,9 +16,14 @@
 //!
 //! The system allows a process some 65 000 mappings (`vm.max_map_count`); neighbours merge, but reservations of a
 //! megabyte and more keep the count small whatever happens.
+//!
+//! What does not fit into memory comes back as a [`map_file`] buffer: pages of a file that nobody else can reach, which
+//! the system drops when it needs room and reads again when they are looked at.
 #![allow(unsafe_code, reason = "maps memory, lends its address, and wraps it as Arrow buffers without a copy")]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -28,11 +33,104 @@ use arrow_buffer::Buffer;
 
 /// Bytes mapped by one store now, whoever holds them.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(AtomicUsize);
+pub(crate) struct Ledger {
+    memory: AtomicUsize,
+    files: AtomicUsize,
+}
 
 impl Ledger {
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of spilled files, mapped or still being written.
+    pub(crate) fn files(&self) -> usize {
+        self.files.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes of one file on a ledger, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Written {
+    bytes: usize,
+    ledger: Arc<Ledger>,
+}
+
+impl Written {
+    pub(crate) fn none(ledger: &Arc<Ledger>) -> Written {
+        Written { bytes: 0, ledger: Arc::clone(ledger) }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.bytes
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.ledger.files.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.ledger.files.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Pages of a file, given back when dropped.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    written: Written,
+}
+
+// SAFETY: a Mapping owns its address range; nothing about it belongs to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: a shared Mapping gives access to nothing.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, `bytes` long, and this is its last owner.
+        let failed = unsafe { libc::munmap(self.start.as_ptr().cast(), self.written.bytes) } != 0;
+        if failed {
+            log::error!("a file of spilled rows could not be unmapped: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+/// The bytes of a file as an immutable buffer that begins on a page; the file must not be empty.
+///
+/// The file must have no name and no other descriptor, so that nobody can change or shorten it. Its bytes live until
+/// the last clone of the buffer is dropped, and no longer than the process, however that ends. A disk that fails under
+/// a mapping ends the process (SIGBUS): there is no error to return from a load.
+pub(crate) fn map_file(file: File, written: Written) -> io::Result<Buffer> {
+    let bytes = written.bytes;
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+    let start =
+        unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+    let mapping = Mapping { start, written };
+    // SAFETY: `bytes` bytes are mapped and readable, and stay so until the Mapping drops, which the Arc given here delays
+    // until the last clone of the buffer. They do not change: the caller gave us the file's only descriptor, which is
+    // closed when `file` drops here, and `spill` removed its name before it wrote.
+    Ok(unsafe { Buffer::from_custom_allocation(start, bytes, Arc::new(mapping)) })
+}
+
+/// Tells the system that `bytes` are about to be read in order. A hint: nothing depends on it.
+pub(crate) fn will_need(bytes: &[u8]) {
+    let start = bytes.as_ptr().addr();
+    let first = start - start % page();
+    let length = bytes.len().saturating_add(start - first);
+    // SAFETY: MADV_WILLNEED changes no memory; the range is that of a live slice, extended to the start of its page.
+    let failed =
+        unsafe { libc::madvise(bytes.as_ptr().with_addr(first).cast_mut().cast(), length, libc::MADV_WILLNEED) } != 0;
+    if failed {
+        log::debug!("reading ahead was refused: {}", io::Error::last_os_error());
     }
 }
 
@@ -68,7 +166,7 @@ impl Block {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        ledger.0.fetch_add(mapped, Ordering::Relaxed);
+        ledger.memory.fetch_add(mapped, Ordering::Relaxed);
         Ok(Block { start, mapped, ledger: Arc::clone(ledger) })
     }
 
@@ -110,7 +208,7 @@ impl Block {
             return;
         }
         self.mapped = kept;
-        self.ledger.0.fetch_sub(spare, Ordering::Relaxed);
+        self.ledger.memory.fetch_sub(spare, Ordering::Relaxed);
     }
 }
 
@@ -123,7 +221,7 @@ impl Drop for Block {
             log::error!("{} bytes of a shard could not be given back: {}", self.mapped, io::Error::last_os_error());
             return;
         }
-        self.ledger.0.fetch_sub(self.mapped, Ordering::Relaxed);
+        self.ledger.memory.fetch_sub(self.mapped, Ordering::Relaxed);
     }
 }
 
@@ -166,7 +264,7 @@ mod tests {
     fn a_block_is_aligned_zeroed_and_counted_until_its_last_buffer_drops() {
         let ledger = Arc::new(Ledger::default());
         let mut block = Block::map(3 * page() + 1, &ledger).unwrap();
-        assert_eq!(ledger.bytes(), 4 * page());
+        assert_eq!(ledger.memory(), 4 * page());
         assert!(block.bytes_mut().iter().all(|byte| *byte == 0));
         block.bytes_mut()[..3].copy_from_slice(b"abc");
         let loan = block.lend();
@@ -174,10 +272,10 @@ mod tests {
         let buffer = loan.settle(3 * page() + 1).unwrap();
         let slice = buffer.slice(1);
         drop(buffer);
-        assert_eq!(ledger.bytes(), 4 * page());
+        assert_eq!(ledger.memory(), 4 * page());
         assert_eq!(&slice[..2], b"bc");
         drop(slice);
-        assert_eq!(ledger.bytes(), 0);
+        assert_eq!(ledger.memory(), 0);
     }
 
     #[test]
@@ -200,14 +298,14 @@ mod tests {
         let mut block = Block::map(1000 * page(), &ledger).unwrap();
         block.bytes_mut()[page()] = 9;
         let buffer = block.freeze(page() + 1).unwrap();
-        assert_eq!((ledger.bytes(), buffer.len(), buffer[page()]), (2 * page(), page() + 1, 9));
+        assert_eq!((ledger.memory(), buffer.len(), buffer[page()]), (2 * page(), page() + 1, 9));
     }
 
     #[test]
     fn more_than_was_mapped_cannot_be_frozen() {
         let ledger = Arc::new(Ledger::default());
         assert!(Block::map(1, &ledger).unwrap().freeze(page() + 1).is_none());
-        assert_eq!(ledger.bytes(), 0);
+        assert_eq!(ledger.memory(), 0);
     }
 
     #[test]
@@ -215,6 +313,6 @@ mod tests {
         let ledger = Arc::new(Ledger::default());
         assert!(Block::map(usize::MAX, &ledger).is_err());
         assert!(Block::map(isize::MAX as usize - (1 << 20), &ledger).is_err());
-        assert_eq!(ledger.bytes(), 0);
+        assert_eq!(ledger.memory(), 0);
     }
 }

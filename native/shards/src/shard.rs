@@ -8,6 +8,7 @@ use arrow_buffer::Buffer;
 
 use crate::batch::{self, Element};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::spec::{Column, Role, Schema, ShardReport, Split, Splits};
 
 /// The rows of one partition, in two splits.
@@ -66,6 +67,33 @@ impl Shard {
         &self.tables.of(split).batches
     }
 
+    /// The Arrow schema of the batches.
+    pub(crate) fn schema(&self) -> &arrow_schema::Schema {
+        &self.schema.arrow
+    }
+
+    /// Rows from `row` on, at most `most` of them and as many as lie together; none if the row is not there.
+    pub(crate) fn piece(&self, split: Split, row: u32, most: usize) -> Option<RecordBatch> {
+        let table = self.tables.of(split);
+        let (at, local) = table.find(row);
+        let batch = table.batches.get(at)?;
+        let rows = batch.num_rows().checked_sub(local).filter(|rows| *rows > 0)?;
+        Some(batch.slice(local, rows.min(most)))
+    }
+
+    /// Tells the system that a piece is about to be read, which it may have to do from a disk.
+    pub(crate) fn will_need(&self, piece: &RecordBatch) {
+        if self.report.spilled_bytes == 0 {
+            return;
+        }
+        for (index, column) in self.columns().iter().enumerate() {
+            // A hint: whoever reads the piece finds out what is wrong with it.
+            if let Ok(buffer) = batch::buffer(self.report.key, piece, index, column) {
+                memory::will_need(&buffer);
+            }
+        }
+    }
+
     /// The bytes of one row of a column, `width * dtype.size()` of them, in the machine's byte order.
     ///
     /// # Errors
@@ -84,16 +112,39 @@ impl Shard {
     /// # Errors
     /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`]. After the last, `out` holds the rows before it.
     pub fn gather(&self, split: Split, column: usize, rows: &[u32], out: &mut [u8]) -> Result<()> {
+        let (_, spec, _) = self.column(split, column)?;
+        if rows.len().checked_mul(spec.row_bytes()) != Some(out.len()) {
+            return Err(output_size(spec, rows.len(), out));
+        }
+        self.copy(split, column, rows.iter().copied().zip(0..), out)
+    }
+
+    /// Copies rows of a column to places in `out`: of each pair, the row named first becomes the row of `out` named second. A
+    /// batch whose rows lie in several shards is gathered so, shard by shard, and keeps its order.
+    ///
+    /// `out` has room for every place. Takes no lock and allocates nothing; places that are not named are left alone.
+    ///
+    /// # Errors
+    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`]. After the last, `out` holds the rows before it.
+    pub fn gather_to(&self, split: Split, column: usize, rows: &[(u32, u32)], out: &mut [u8]) -> Result<()> {
+        let (_, spec, _) = self.column(split, column)?;
+        let needed = rows.iter().map(|(_, place)| *place as usize + 1).max().unwrap_or(0);
+        if needed.checked_mul(spec.row_bytes()).is_none_or(|bytes| bytes > out.len()) {
+            return Err(output_size(spec, needed, out));
+        }
+        self.copy(split, column, rows.iter().map(|&(row, place)| (row, place as usize)), out)
+    }
+
+    /// Copies rows to places that `out` has.
+    fn copy(
+        &self,
+        split: Split,
+        column: usize,
+        rows: impl Iterator<Item = (u32, usize)>,
+        out: &mut [u8],
+    ) -> Result<()> {
         let (table, column, buffers) = self.column(split, column)?;
         let size = column.row_bytes();
-        if rows.len().checked_mul(size) != Some(out.len()) {
-            return Err(Error::OutputSize {
-                column: column.name.clone(),
-                rows: rows.len(),
-                row_bytes: size,
-                found: out.len(),
-            });
-        }
         let copied = match (buffers, table.stride) {
             // One batch: the row number is the place.
             ([only], _) => copy_rows(rows, size, out, |row| row_of(only, row as usize, size)),
@@ -204,18 +255,24 @@ fn row_of(buffer: &Buffer, local: usize, size: usize) -> Option<&[u8]> {
     buffer.as_slice().get(start..start.checked_add(size)?)
 }
 
-/// Copies the rows `find` finds; the number of the first one it does not find is the error.
+/// Copies the rows `find` finds to their places; the number of the first one it does not find is the error.
 #[inline]
 fn copy_rows<'a>(
-    rows: &[u32],
+    rows: impl Iterator<Item = (u32, usize)>,
     size: usize,
     out: &mut [u8],
     find: impl Fn(u32) -> Option<&'a [u8]>,
 ) -> std::result::Result<(), u32> {
-    for (row, out) in rows.iter().zip(out.chunks_exact_mut(size)) {
-        out.copy_from_slice(find(*row).ok_or(*row)?);
+    for (row, place) in rows {
+        // The callers checked that the places are there.
+        let start = place * size;
+        out.get_mut(start..start + size).ok_or(row)?.copy_from_slice(find(row).ok_or(row)?);
     }
     Ok(())
+}
+
+fn output_size(column: &Column, rows: usize, out: &[u8]) -> Error {
+    Error::OutputSize { column: column.name.clone(), rows, row_bytes: column.row_bytes(), found: out.len() }
 }
 
 #[cfg(test)]

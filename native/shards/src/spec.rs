@@ -4,6 +4,7 @@
 //! width is positive and fits Arrow's list size, every column has a name, no two of one role share it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, SchemaRef};
@@ -19,6 +20,8 @@ pub enum Role {
     Input,
     /// Compared with the program's output by the loss.
     Label,
+    /// What the row counts in the loss, beside others: one number of at least 0.
+    Weight,
 }
 
 impl fmt::Display for Role {
@@ -26,6 +29,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Role::Input => "input",
             Role::Label => "label",
+            Role::Weight => "weight",
         })
     }
 }
@@ -159,6 +163,32 @@ impl<T> Splits<T> {
     }
 }
 
+/// How much memory rows may take, and where they go beyond it.
+///
+/// Rows are kept in memory while all shards of the store together take at most `memory` bytes, whichever runs they are
+/// of; what comes after is written to files in `directories`, tried in turn. A batch that is still being written counts
+/// in full, so memory goes over by the open reservations at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budget {
+    /// Bytes of memory for all shards of the process. By default there is no bound.
+    #[serde(default = "unbounded")]
+    pub memory: u64,
+    /// Directories on local disks. By default there are none, and rows beyond `memory` are refused.
+    #[serde(default)]
+    pub directories: Vec<PathBuf>,
+}
+
+fn unbounded() -> u64 {
+    u64::MAX
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { memory: unbounded(), directories: Vec::new() }
+    }
+}
+
 /// The request that opens a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -174,6 +204,9 @@ pub struct ShardSpec {
     pub live_runs: Vec<String>,
     /// At least one column; reservations return addresses in this order.
     pub columns: Vec<Column>,
+    /// How much memory the rows may take. By default there is no bound.
+    #[serde(default)]
+    pub budget: Budget,
 }
 
 /// What a sealed shard holds: the handle by which ranks find it.
@@ -182,6 +215,8 @@ pub struct ShardSpec {
 pub struct ShardReport {
     /// Number of the partition the rows came from.
     pub partition: u32,
+    /// The attempt at the partition, as its [`ShardSpec`] had it.
+    pub attempt: u64,
     /// Identity of the store, see [`ShardStore::process`](crate::ShardStore::process).
     pub process: String,
     /// Key of the shard in that store.
@@ -192,6 +227,11 @@ pub struct ShardReport {
     pub validation_rows: u64,
     /// Bytes of the rows of both splits, without padding.
     pub bytes: u64,
+    /// Bytes of files, for rows that the budget had no room for.
+    pub spilled_bytes: u64,
+    /// 16 hexadecimal digits that depend on every row and on their order, and on nothing else: a partition that is
+    /// ingested again and has another hash has other rows.
+    pub hash: String,
 }
 
 /// The columns of a shard after their check, and their Arrow schema: a non-null `FixedSizeList` per column.
@@ -257,7 +297,7 @@ mod tests {
     }
 
     fn spec(columns: Vec<Column>) -> ShardSpec {
-        ShardSpec { run: "run".into(), partition: 3, attempt: 0, live_runs: vec![], columns }
+        ShardSpec { run: "run".into(), partition: 3, attempt: 0, live_runs: vec![], columns, budget: Budget::default() }
     }
 
     #[test]
@@ -280,9 +320,28 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_bounds_nothing_where_it_says_nothing() {
+        let spec = r#"{"run":"r","partition":0,"attempt":0,"liveRuns":[],"columns":[]}"#;
+        assert_eq!(serde_json::from_str::<ShardSpec>(spec).unwrap().budget, Budget::default());
+        let budget: Budget = serde_json::from_str(r#"{"memory":4096,"directories":["/a"]}"#).unwrap();
+        assert_eq!(budget, Budget { memory: 4096, directories: vec!["/a".into()] });
+        assert!(serde_json::from_str::<Budget>(r#"{"memroy":4096}"#).unwrap_err().to_string().contains("memroy"));
+    }
+
+    #[test]
     fn a_report_is_written_in_camel_case() {
-        let report = ShardReport { partition: 1, process: "ab".into(), key: 2, rows: 3, validation_rows: 4, bytes: 5 };
-        let expected = r#"{"partition":1,"process":"ab","key":2,"rows":3,"validationRows":4,"bytes":5}"#;
+        let report = ShardReport {
+            partition: 1,
+            attempt: 7,
+            process: "ab".into(),
+            key: 2,
+            rows: 3,
+            validation_rows: 4,
+            bytes: 5,
+            spilled_bytes: 6,
+            hash: "0f".into(),
+        };
+        let expected = r#"{"partition":1,"attempt":7,"process":"ab","key":2,"rows":3,"validationRows":4,"bytes":5,"spilledBytes":6,"hash":"0f"}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 

@@ -19,10 +19,11 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Error, Result};
 use crate::filling::Filling;
+use crate::flight::{self, Canceller, Endpoint, FetchSpec, ServeSpec, Server};
 use crate::memory::Ledger;
 use crate::rows::ColumnData;
 use crate::shard::Shard;
@@ -35,6 +36,8 @@ pub struct ShardStore {
     next: AtomicU64,
     ledger: Arc<Ledger>,
     shelf: Mutex<Shelf>,
+    /// For the servers, which must not keep the store alive.
+    this: Weak<ShardStore>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +45,8 @@ struct Shelf {
     slots: HashMap<u64, Arc<Slot>>,
     /// For each run that has shards here, the runs that were alive when it began, as its first shard said.
     began_beside: HashMap<String, HashSet<String>>,
+    /// Servers of runs that have shards here.
+    servers: HashMap<String, Server>,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,7 @@ struct Slot {
     key: u64,
     run: String,
     partition: u32,
+    attempt: u64,
     phase: Mutex<Phase>,
 }
 
@@ -68,7 +74,13 @@ impl ShardStore {
         // 128 random bits from the keys of a hasher the system seeded: an identity, not a secret, and it cannot fail.
         let random = RandomState::new();
         let process = format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1));
-        Arc::new(ShardStore { process, next: AtomicU64::new(1), ledger: Arc::default(), shelf: Mutex::default() })
+        Arc::new_cyclic(|this| ShardStore {
+            process,
+            next: AtomicU64::new(1),
+            ledger: Arc::default(),
+            shelf: Mutex::default(),
+            this: this.clone(),
+        })
     }
 
     /// Identity of this store, 32 hexadecimal digits: a key means nothing in another one.
@@ -79,7 +91,13 @@ impl ShardStore {
     /// Bytes of memory mapped for shards, reserved rows and unreached ends of pages included, and those of released
     /// shards that somebody still reads.
     pub fn bytes(&self) -> usize {
-        self.ledger.bytes()
+        self.ledger.memory()
+    }
+
+    /// Bytes of files that hold rows for which there was no room in memory, those of released shards that somebody still
+    /// reads included.
+    pub fn spilled_bytes(&self) -> usize {
+        self.ledger.files()
     }
 
     /// Opens a shard to be filled and returns its key, at least 1.
@@ -99,9 +117,9 @@ impl ShardStore {
             log::info!("released {shards} shards of run {run:?}, which is no longer alive");
         }
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let phase = Mutex::new(Phase::Filling(Filling::new(key, schema, Arc::clone(&self.ledger))));
-        let ShardSpec { run, partition, live_runs, .. } = spec;
-        let slot = Arc::new(Slot { key, run: run.clone(), partition, phase });
+        let ShardSpec { run, partition, attempt, live_runs, budget, .. } = spec;
+        let phase = Mutex::new(Phase::Filling(Filling::new(key, schema, budget, Arc::clone(&self.ledger))));
+        let slot = Arc::new(Slot { key, run: run.clone(), partition, attempt, phase });
         let mut shelf = lock(&self.shelf);
         shelf.began_beside.entry(run).or_insert_with(|| live_runs.into_iter().collect());
         shelf.slots.insert(key, slot);
@@ -129,9 +147,12 @@ impl ShardStore {
     /// Ends the split's reservation and keeps its first `rows` rows as a batch, without a copy.
     ///
     /// The caller says with this that those rows are written and that nobody writes through the addresses any more. A
-    /// row that was not written reads as zeros. Memory behind the rows goes back to the system; 0 rows keep nothing.
+    /// row that was not written reads as zeros. Memory behind the rows goes back to the system; 0 rows keep nothing. Where
+    /// the budget has no room for them, the rows go to a file.
     ///
     /// # Errors
+    /// Of kind [`Memory`](crate::ErrorKind::Memory) if no directory takes rows that memory has no room for: they are lost
+    /// then, and the shard is to be discarded.
     /// Of kind [`State`](crate::ErrorKind::State) if nothing is reserved, if fewer rows are (the reservation stays open
     /// then), or if the shard is not being filled; [`UnknownShard`](crate::ErrorKind::UnknownShard).
     pub fn commit(&self, key: u64, split: Split, rows: usize) -> Result<()> {
@@ -145,6 +166,11 @@ impl ShardStore {
     /// number of rows; else as [`reserve`](Self::reserve). No rows at all are no error.
     pub fn write_rows(&self, key: u64, split: Split, data: &[ColumnData<'_>]) -> Result<()> {
         self.fill(key, |filling| filling.write_rows(split, data))
+    }
+
+    /// As [`write_rows`](Self::write_rows), for bytes that are `rows` rows of each column.
+    pub(crate) fn write_bytes(&self, key: u64, split: Split, rows: usize, data: &[&[u8]]) -> Result<()> {
+        self.fill(key, |filling| filling.write_bytes(split, rows, data.iter().copied()))
     }
 
     /// Seals the shard: it takes no more rows and can be read from now on. Closing twice gives the same report.
@@ -169,11 +195,14 @@ impl ShardStore {
         let Phase::Filling(filling) = filling else { return Err(Error::UnknownShard { key }) };
         let shard = Arc::new(filling.seal(ShardReport {
             partition: slot.partition,
+            attempt: slot.attempt,
             process: self.process.clone(),
             key,
             rows: 0,
             validation_rows: 0,
             bytes: 0,
+            spilled_bytes: 0,
+            hash: String::new(),
         })?);
         let report = shard.report().clone();
         *phase = Phase::Sealed(shard);
@@ -195,6 +224,46 @@ impl ShardStore {
         }
     }
 
+    /// The same, for somebody who may read the shards of that run only.
+    pub(crate) fn shard_of(&self, run: &str, key: u64) -> Result<Arc<Shard>> {
+        if self.slot(key)?.run != run {
+            return Err(Error::UnknownShard { key });
+        }
+        self.shard(key)
+    }
+
+    /// Serves the sealed shards of a run over Flight until the last shard of the run here is gone, and says where.
+    /// Serving twice gives the same answer.
+    ///
+    /// # Errors
+    /// [`Error::NotServed`] if the run has no shard here; [`Error::Listen`].
+    pub fn serve(&self, spec: ServeSpec) -> Result<Endpoint> {
+        let run = spec.run.clone();
+        if let Some(endpoint) = lock(&self.shelf).endpoint(&run)? {
+            return Ok(endpoint);
+        }
+        // Without the lock, as the host's name may have to be looked up. Of two tasks that ask at once, the second drops
+        // its server and takes the first one's.
+        let server = Server::start(spec, self.this.clone())?;
+        let endpoint = server.endpoint().clone();
+        let mut shelf = lock(&self.shelf);
+        if let Some(first) = shelf.endpoint(&run)? {
+            return Ok(first);
+        }
+        shelf.servers.insert(run, server);
+        Ok(endpoint)
+    }
+
+    /// Fetches rows of other processes, each piece into a sealed shard of its own here, and reports them in the order of
+    /// the pieces. Blocks the caller, who may be woken by the canceller; must not be called from async code.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] if a peer failed or refused, [`Error::Cancelled`], and those of [`open`](Self::open) and
+    /// [`write_rows`](Self::write_rows). None of the new shards is left then.
+    pub fn fetch(&self, spec: &FetchSpec, canceller: &Canceller) -> Result<Vec<ShardReport>> {
+        flight::fetch(self, spec, canceller)
+    }
+
     /// Drops a shard, filled or not; its key is unknown afterwards, and dropping it again does nothing.
     ///
     /// The writer calls this, or somebody who knows that the writer has stopped: it ends the loans.
@@ -203,6 +272,21 @@ impl ShardStore {
         if let Some(slot) = slot {
             *lock(&slot.phase) = Phase::Gone;
         }
+    }
+
+    /// Drops the shards of a run but those with these keys, and returns how many there were: what tasks left that ran
+    /// twice, of which the driver chose one. A shard that is still being filled stays, as its writer discards or closes it.
+    pub fn retain(&self, run: &str, keys: &[u64]) -> usize {
+        let slots = lock(&self.shelf).of_run(run);
+        let mut dropped = 0;
+        for slot in slots.into_iter().filter(|slot| !keys.contains(&slot.key)) {
+            let sealed = matches!(*lock(&slot.phase), Phase::Sealed(_));
+            if sealed {
+                self.discard(slot.key);
+                dropped += 1;
+            }
+        }
+        dropped
     }
 
     /// Drops every shard of a run and returns how many there were. Memory that a writer has been lent stays until it
@@ -240,8 +324,17 @@ impl Shelf {
         let slot = self.slots.remove(&key)?;
         if !self.slots.values().any(|other| other.run == slot.run) {
             self.began_beside.remove(&slot.run);
+            self.servers.remove(&slot.run);
         }
         Some(slot)
+    }
+
+    /// Where a run is served, if it is; it must have shards here.
+    fn endpoint(&self, run: &str) -> Result<Option<Endpoint>> {
+        if !self.began_beside.contains_key(run) {
+            return Err(Error::NotServed { run: run.to_owned() });
+        }
+        Ok(self.servers.get(run).map(|server| server.endpoint().clone()))
     }
 
     fn of_run(&self, run: &str) -> Vec<Arc<Slot>> {

@@ -1,12 +1,11 @@
 #include "shim.h"
+#include "guarded.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/enum_tag.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 #include <torch/version.h>
 
 #include <mutex>
@@ -15,30 +14,25 @@
 
 namespace {
 
-thread_local std::string last_error;
-
-// Runs `body`, turning any exception into last_error and `failure`.
-template <typename Result, typename Body> Result guarded(Result failure, Body &&body) noexcept {
-    try {
-        return body();
-    } catch (const c10::Error &error) {
-        last_error = error.what_without_backtrace();
-    } catch (const std::exception &error) {
-        last_error = error.what();
-    } catch (...) {
-        last_error = "an unknown C++ exception";
-    }
-    return failure;
-}
-
-enum class SlotKind { Tensor, Tensors, Int, Ints };
+enum class SlotKind { Tensor, Tensors, Number, Numbers };
 
 struct Slot {
     size_t argument;
     SlotKind kind;
-    std::vector<uint8_t> given; // per element: takes the next tensor or integer
-    std::vector<int64_t> values;
+    std::vector<uint8_t> given; // per element: takes the next tensor or number
+    std::vector<KdNumber> values;
 };
+
+c10::Scalar scalar(const KdNumber &number) {
+    switch (number.kind) {
+    case 0:
+        return number.integer;
+    case 1:
+        return number.real;
+    default:
+        return number.integer != 0;
+    }
+}
 
 } // namespace
 
@@ -84,6 +78,8 @@ struct KdCall {
         }
         case c10::TypeKind::FloatType:
             return value.toDouble();
+        case c10::TypeKind::BoolType:
+            return value.toBool();
         case c10::TypeKind::ListType: // int[2]? given as one number: torch expands it
             if (value.isIntegral(false)) {
                 auto length = op.schema().arguments()[index].N().value_or(1);
@@ -93,6 +89,27 @@ struct KdCall {
         default:
             return c10::IValue(value);
         }
+    }
+
+    // A list where the schema wants one: of floats, or of integers (`int[]`, `SymInt[]`).
+    c10::IValue numbers(size_t index, const std::vector<KdNumber> &values) const {
+        auto list = type_of(index)->cast<c10::ListType>();
+        TORCH_CHECK(list, "argument ", op.schema().arguments()[index].name(), " takes no list of numbers");
+        if (list->getElementType()->kind() == c10::TypeKind::FloatType) {
+            c10::List<double> result;
+            result.reserve(values.size());
+            for (const auto &value : values) {
+                result.push_back(scalar(value).toDouble());
+            }
+            return result;
+        }
+        c10::List<int64_t> result;
+        result.reserve(values.size());
+        for (const auto &value : values) {
+            TORCH_CHECK(value.kind != 1, "argument ", op.schema().arguments()[index].name(), " takes integers");
+            result.push_back(value.integer);
+        }
+        return result;
     }
 
     c10::IValue tensors(size_t index, std::vector<std::optional<at::Tensor>> &&elements) const {
@@ -152,19 +169,11 @@ struct Turn {
     ~Turn() { exchange(impl, generator); }
 };
 
-struct AccumulatedHook : torch::autograd::PostAccumulateGradHook {
-    void (*hook)(void *);
-    void *context;
-
-    AccumulatedHook(void (*h)(void *), void *c) : hook(h), context(c) {}
-    void operator()(const torch::autograd::Variable &) override { hook(context); }
-};
-
 } // namespace
 
 extern "C" {
 
-const char *kd_last_error() { return last_error.c_str(); }
+const char *kd_last_error() { return last_error().c_str(); }
 const char *kd_torch_version() { return TORCH_VERSION; }
 
 KdCall *kd_call_new(const char *name, const char *overload) {
@@ -198,8 +207,7 @@ bool kd_call_set_float(KdCall *call, const char *argument, double value) {
 bool kd_call_set_bool(KdCall *call, const char *argument, bool value) {
     return guarded(false, [&] {
         auto index = call->index_of(argument);
-        call->constants[index] = call->type_of(index)->kind() == c10::TypeKind::BoolType ? c10::IValue(value)
-                                                                                       : call->number(index, value);
+        call->constants[index] = call->number(index, value);
         return true;
     });
 }
@@ -251,22 +259,22 @@ bool kd_call_bind_tensors(KdCall *call, const char *argument, const bool *presen
         return true;
     });
 }
-bool kd_call_bind_int(KdCall *call, const char *argument) {
+bool kd_call_bind_number(KdCall *call, const char *argument) {
     return guarded(false, [&] {
-        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Int, {}, {}});
+        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Number, {}, {}});
         return true;
     });
 }
-bool kd_call_bind_ints(KdCall *call, const char *argument, const int64_t *values, const bool *variable, size_t count) {
+bool kd_call_bind_numbers(KdCall *call, const char *argument, const KdNumber *values, const bool *variable, size_t count) {
     return guarded(false, [&] {
-        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Ints,
+        call->slots.push_back(Slot{call->index_of(argument), SlotKind::Numbers,
                                    std::vector<uint8_t>(variable, variable + count),
-                                   std::vector<int64_t>(values, values + count)});
+                                   std::vector<KdNumber>(values, values + count)});
         return true;
     });
 }
 
-bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const int64_t *integers, size_t integer_count,
+bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const KdNumber *numbers, size_t number_count,
                  KdGenerator *generator) {
     return guarded(false, [&] {
         if (!call->complete) {
@@ -276,14 +284,14 @@ bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, 
             }
             call->complete = true;
         }
-        size_t tensor = 0, integer = 0;
+        size_t tensor = 0, number = 0;
         auto next_tensor = [&]() -> const at::Tensor & {
             TORCH_CHECK(tensor < tensor_count, "too few tensors");
             return *tensors[tensor++];
         };
-        auto next_integer = [&] {
-            TORCH_CHECK(integer < integer_count, "too few integers");
-            return integers[integer++];
+        auto next_number = [&] {
+            TORCH_CHECK(number < number_count, "too few numbers");
+            return numbers[number++];
         };
         auto &stack = call->stack;
         stack.assign(call->constants.begin(), call->constants.end());
@@ -301,22 +309,22 @@ bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, 
                 stack[slot.argument] = call->tensors(slot.argument, std::move(elements));
                 break;
             }
-            case SlotKind::Int:
-                stack[slot.argument] = call->number(slot.argument, next_integer());
+            case SlotKind::Number:
+                stack[slot.argument] = call->number(slot.argument, scalar(next_number()));
                 break;
-            case SlotKind::Ints: {
+            case SlotKind::Numbers: {
                 auto values = slot.values;
                 for (size_t i = 0; i < values.size(); ++i) {
                     if (slot.given[i]) {
-                        values[i] = next_integer();
+                        values[i] = next_number();
                     }
                 }
-                stack[slot.argument] = c10::List<int64_t>(std::move(values));
+                stack[slot.argument] = call->numbers(slot.argument, values);
                 break;
             }
             }
         }
-        TORCH_CHECK(tensor == tensor_count && integer == integer_count, "more values than the operator takes");
+        TORCH_CHECK(tensor == tensor_count && number == number_count, "more values than the operator takes");
         if (generator != nullptr) {
             Turn turn(*generator);
             call->op.callBoxed(stack);
@@ -340,9 +348,16 @@ at::Tensor *kd_call_take_list_tensor(KdCall *call, size_t index, size_t element)
     return guarded<at::Tensor *>(nullptr,
                                  [&] { return new at::Tensor(call->stack.at(index).toTensorList().get(element)); });
 }
-bool kd_call_take_int(KdCall *call, size_t index, int64_t *value) {
+bool kd_call_take_number(KdCall *call, size_t index, KdNumber *number) {
     return guarded(false, [&] {
-        *value = call->stack.at(index).toScalar().toLong();
+        auto value = call->stack.at(index).toScalar();
+        if (value.isBoolean()) {
+            *number = KdNumber{2, value.toBool(), 0};
+        } else if (value.isIntegral(false)) {
+            *number = KdNumber{0, value.toLong(), 0};
+        } else {
+            *number = KdNumber{1, 0, value.toDouble()};
+        }
         return true;
     });
 }
@@ -352,22 +367,24 @@ KdGenerator *kd_generator_new(uint64_t seed) {
     return guarded<KdGenerator *>(nullptr, [&] { return new KdGenerator{at::mt19937(seed), {}, {}}; });
 }
 void kd_generator_free(KdGenerator *generator) { delete generator; }
-
-bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad) {
-    return guarded(false, [&] {
-        parameter->mutable_grad() = *grad;
-        return true;
+KdGenerator *kd_generator_clone(const KdGenerator *generator) {
+    return guarded<KdGenerator *>(nullptr, [&] { return new KdGenerator(*generator); });
+}
+// Through a generator of libtorch's own kind, whose state is what torch.Generator.get_state() returns.
+at::Tensor *kd_generator_state(const KdGenerator *generator) {
+    return guarded<at::Tensor *>(nullptr, [&] {
+        at::CPUGeneratorImpl whole;
+        whole.set_engine(generator->engine);
+        whole.set_next_float_normal_sample(generator->next_float_normal);
+        whole.set_next_double_normal_sample(generator->next_double_normal);
+        return new at::Tensor(whole.get_state());
     });
 }
-bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *), void *context) {
+bool kd_generator_set_state(KdGenerator *generator, const at::Tensor *state) {
     return guarded(false, [&] {
-        torch::autograd::impl::set_post_acc_grad_hooks(*parameter, std::make_unique<AccumulatedHook>(hook, context));
-        return true;
-    });
-}
-bool kd_clear_hook(const at::Tensor *parameter) {
-    return guarded(false, [&] {
-        torch::autograd::impl::set_post_acc_grad_hooks(*parameter, nullptr);
+        at::CPUGeneratorImpl whole;
+        whole.set_state(*state->unsafeGetTensorImpl());
+        *generator = KdGenerator{whole.engine(), whole.next_float_normal_sample(), whole.next_double_normal_sample()};
         return true;
     });
 }

@@ -14,6 +14,13 @@ extern "C" {
 struct KdCall;
 struct KdGenerator;
 
+// A number: the kind says which of the other two counts.
+struct KdNumber {
+    uint8_t kind; // 0: integer, 1: real, 2: a truth value, as integer 0 or 1
+    int64_t integer;
+    double real;
+};
+
 // The sentence of the last failure on this thread; valid until the next failing call.
 const char *kd_last_error();
 // libtorch's own version, "2.11.0".
@@ -37,33 +44,32 @@ bool kd_call_set_bools(KdCall *call, const char *argument, const bool *values, s
 bool kd_call_set_enum(KdCall *call, const char *argument, int64_t value);
 bool kd_call_set_device(KdCall *call, const char *argument, const char *device);
 
-// Binds an argument to the next tensor(s) or integer(s) given to kd_call_run, in the order of the bind calls.
+// Binds an argument to the next tensor(s) or number(s) given to kd_call_run, in the order of the bind calls.
 bool kd_call_bind_tensor(KdCall *call, const char *argument);
 // A list of tensors; `present[i]` false stands for None and takes no tensor.
 bool kd_call_bind_tensors(KdCall *call, const char *argument, const bool *present, size_t count);
-bool kd_call_bind_int(KdCall *call, const char *argument);
-// `variable[i]` true takes the next integer, false takes values[i].
-bool kd_call_bind_ints(KdCall *call, const char *argument, const int64_t *values, const bool *variable, size_t count);
+bool kd_call_bind_number(KdCall *call, const char *argument);
+// A list of integers or floats: `variable[i]` true takes the next number, false takes values[i].
+bool kd_call_bind_numbers(KdCall *call, const char *argument, const KdNumber *values, const bool *variable, size_t count);
 
 // Runs the operator. With a generator, random draws come from it instead of the process's default one.
-bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const int64_t *integers, size_t integer_count,
+bool kd_call_run(KdCall *call, at::Tensor *const *tensors, size_t tensor_count, const KdNumber *numbers, size_t number_count,
                  KdGenerator *generator);
-// The results of the last run, taken in order: a tensor that the caller owns; a list's length and then its tensors; an int.
+// The results of the last run, taken in order: a tensor that the caller owns; a list's length and then its tensors; a number.
 at::Tensor *kd_call_take_tensor(KdCall *call, size_t index);
 bool kd_call_list_length(KdCall *call, size_t index, size_t *length);
 at::Tensor *kd_call_take_list_tensor(KdCall *call, size_t index, size_t element);
-bool kd_call_take_int(KdCall *call, size_t index, int64_t *value);
+bool kd_call_take_number(KdCall *call, size_t index, KdNumber *number);
 // Drops what is left of the last run.
 void kd_call_clear(KdCall *call);
 
 // A CPU generator of its own: torch.Generator().manual_seed(seed).
 KdGenerator *kd_generator_new(uint64_t seed);
 void kd_generator_free(KdGenerator *generator);
-
-// Makes `grad` the accumulator of `parameter`: backward adds into it in place.
-bool kd_set_grad(const at::Tensor *parameter, const at::Tensor *grad);
-// Calls hook(context) each time backward has accumulated into `parameter`. The hook must not unwind.
-bool kd_on_accumulated(const at::Tensor *parameter, void (*hook)(void *context), void *context);
-// Removes that hook.
-bool kd_clear_hook(const at::Tensor *parameter);
+// Another one that goes on from the same place.
+KdGenerator *kd_generator_clone(const KdGenerator *generator);
+// Its state as torch.Generator.get_state() gives it, a tensor of bytes that the caller owns; and back. A state of another
+// kind or length fails and changes nothing.
+at::Tensor *kd_generator_state(const KdGenerator *generator);
+bool kd_generator_set_state(KdGenerator *generator, const at::Tensor *state);
 }

@@ -1,15 +1,23 @@
 //! From the nodes of a program to work that can be run many times: each node becomes a [`Call`] whose constant arguments
 //! are set and whose variable ones are bound, in the order in which they stand in the node.
 
-use kindling_program::{Arg, DType, Layout, MemoryFormat, Node, Output, Program, ScalarOp, SymInt, Target, ValueId};
+use std::collections::HashSet;
+
+use kindling_program::{
+    Arg, DType, Layout, MemoryFormat, Node, Output, Program, SYNC_BATCH_NORM, Scalar, ScalarOp, Scope, SymFloat,
+    SymInt, Target, ValueId,
+};
 
 use crate::error::{Error, Result, Torch};
+use crate::shared_norm::SharedNorm;
 use crate::shim::{Call, Constant};
+use crate::tensors::run_device;
 
 /// One node, ready to run.
 pub(crate) struct Step {
     pub(crate) node: String,
     pub(crate) op: String,
+    pub(crate) scope: Scope,
     pub(crate) work: Work,
     /// Values that no later node reads.
     pub(crate) last_uses: Vec<ValueId>,
@@ -20,15 +28,17 @@ pub(crate) enum Work {
     Call {
         call: Call,
         tensors: Vec<ValueId>,
-        integers: Vec<ValueId>,
+        numbers: Vec<ValueId>,
         outputs: Vec<Output>,
         random: bool,
         guard: Guard,
+        /// How it runs in a group of ranks, if that is another way.
+        shared: Option<Box<SharedNorm>>,
     },
     Scalar {
         op: ScalarOp,
-        arguments: Vec<SymInt>,
-        output: ValueId,
+        arguments: Vec<Operand>,
+        output: Output,
     },
     /// `aten.sym_size.int`: the size of a tensor's dimension.
     Size {
@@ -36,6 +46,33 @@ pub(crate) enum Work {
         dim: i64,
         output: ValueId,
     },
+    /// `torch.cond`.
+    Cond {
+        predicate: Predicate,
+        /// What runs if the predicate is true, and what runs if it is not.
+        blocks: Box<[Block; 2]>,
+        outputs: Vec<Output>,
+    },
+}
+
+/// A number that an earlier node computes, or a literal.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand {
+    Value(ValueId),
+    Literal(Scalar),
+}
+
+/// What a `cond` decides by.
+pub(crate) enum Predicate {
+    /// A tensor of one element, or a truth value.
+    Value(ValueId),
+    Literal(bool),
+}
+
+/// The steps of one branch, and what it hands out for each output of the node.
+pub(crate) struct Block {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) results: Vec<Arg>,
 }
 
 /// What Python checks before it calls an operator, and the exported graph no longer does.
@@ -59,31 +96,51 @@ pub(crate) fn compile(node: &Node) -> Result<Step> {
             };
             (op, work)
         }
+        Target::Cond { blocks } => ("torch.cond".to_owned(), compile_cond(node, blocks)?),
     };
-    Ok(Step { node: node.name.clone(), op, work, last_uses: Vec::new() })
+    Ok(Step { node: node.name.clone(), op, scope: node.scope, work, last_uses: Vec::new() })
+}
+
+fn compile_cond(node: &Node, blocks: &[kindling_program::Block; 2]) -> Result<Work> {
+    let predicate = match node.args.as_slice() {
+        [(_, Arg::Tensor(value) | Arg::SymBool(value))] => Predicate::Value(*value),
+        [(_, Arg::Bool(truth))] => Predicate::Literal(*truth),
+        other => return Err(Error::Config(format!("node {}: torch.cond cannot decide by {other:?}", node.name))),
+    };
+    let block = |block: &kindling_program::Block| {
+        let steps = block.nodes.iter().map(compile).collect::<Result<_>>()?;
+        Ok::<_, Error>(Block { steps, results: block.results.clone() })
+    };
+    let [yes, no] = blocks;
+    Ok(Work::Cond { predicate, blocks: Box::new([block(yes)?, block(no)?]), outputs: node.outputs.clone() })
 }
 
 fn compile_scalar(op: ScalarOp, node: &Node) -> Result<Work> {
     let argument = |(name, argument): &(String, Arg)| match argument {
-        Arg::Int(value) => Ok(SymInt::Const(*value)),
-        Arg::SymInt(value) => Ok(*value),
-        other => {
-            Err(Error::Config(format!("node {}: {name} of {} is {other:?}, not an integer", node.name, op.name())))
-        }
+        Arg::Int(value) | Arg::SymInt(SymInt::Const(value)) => Ok(Operand::Literal(Scalar::Int(*value))),
+        Arg::Float(value) => Ok(Operand::Literal(Scalar::Float(*value))),
+        Arg::Bool(truth) => Ok(Operand::Literal(Scalar::Bool(*truth))),
+        Arg::SymInt(SymInt::Value(value)) | Arg::SymFloat(value) | Arg::SymBool(value) => Ok(Operand::Value(*value)),
+        other => Err(Error::Config(format!("node {}: {name} of {} is {other:?}, not a number", node.name, op.name()))),
     };
     let arguments = node.args.iter().map(argument).collect::<Result<_>>()?;
     match node.outputs.as_slice() {
-        [Output::Int(output)] => Ok(Work::Scalar { op, arguments, output: *output }),
-        other => Err(Error::Config(format!("node {}: {} yields one integer, not {other:?}", node.name, op.name()))),
+        [output] => Ok(Work::Scalar { op, arguments, output: output.clone() }),
+        other => Err(Error::Config(format!("node {}: {} yields one number, not {other:?}", node.name, op.name()))),
     }
 }
 
 fn compile_call(name: &str, overload: &str, op: &str, node: &Node) -> Result<Work> {
     let failed = |source: Torch| Error::Node { node: node.name.clone(), op: op.to_owned(), source };
+    // Alone, a rank normalises by its own rows, which are all.
+    let (name, shared) = match name {
+        SYNC_BATCH_NORM => ("aten::batch_norm", Some(Box::new(SharedNorm::compile(node)?))),
+        _ => (name, None),
+    };
     let mut call = Call::new(name, overload).map_err(failed)?;
-    let (mut tensors, mut integers) = (Vec::new(), Vec::new());
-    for (argument, value) in &node.args {
-        bind(&mut call, argument, value, &mut tensors, &mut integers).map_err(failed)?;
+    let (mut tensors, mut numbers) = (Vec::new(), Vec::new());
+    for (argument, value) in node.args.iter().filter(|(argument, _)| shared.is_none() || argument != "index") {
+        bind(&mut call, argument, value, &mut tensors, &mut numbers).map_err(failed)?;
     }
     let training = is_true(node, "training") || is_true(node, "train");
     let guard = match (name, node.arg("input")) {
@@ -94,7 +151,7 @@ fn compile_call(name: &str, overload: &str, op: &str, node: &Node) -> Result<Wor
         _ => Guard::None,
     };
     let random = call.is_random() && draws(node);
-    Ok(Work::Call { call, tensors, integers, outputs: node.outputs.clone(), random, guard })
+    Ok(Work::Call { call, tensors, numbers, outputs: node.outputs.clone(), random, guard, shared })
 }
 
 fn is_true(node: &Node, name: &str) -> bool {
@@ -128,7 +185,7 @@ fn bind(
     name: &str,
     value: &Arg,
     tensors: &mut Vec<ValueId>,
-    integers: &mut Vec<ValueId>,
+    numbers: &mut Vec<ValueId>,
 ) -> std::result::Result<(), Torch> {
     match value {
         Arg::Tensor(value) => {
@@ -143,25 +200,36 @@ fn bind(
             tensors.extend(values.iter().flatten());
             call.bind_tensors(name, &values.iter().map(Option::is_some).collect::<Vec<_>>())
         }
-        Arg::SymInt(SymInt::Value(value)) => {
-            integers.push(*value);
-            call.bind_int(name)
+        Arg::SymInt(SymInt::Value(value)) | Arg::SymFloat(value) | Arg::SymBool(value) => {
+            numbers.push(*value);
+            call.bind_number(name)
         }
         Arg::SymInt(SymInt::Const(value)) | Arg::Int(value) => call.set(name, Constant::Int(*value)),
         Arg::SymInts(values) => {
-            let constants: Vec<Option<i64>> = values
-                .iter()
-                .map(|value| match value {
-                    SymInt::Value(value) => {
-                        integers.push(*value);
-                        None
-                    }
-                    SymInt::Const(value) => Some(*value),
-                })
-                .collect();
-            call.bind_ints(name, &constants)
+            let mut element = |value: &SymInt| match value {
+                SymInt::Value(value) => {
+                    numbers.push(*value);
+                    None
+                }
+                SymInt::Const(value) => Some(Scalar::Int(*value)),
+            };
+            let elements: Vec<_> = values.iter().map(&mut element).collect();
+            call.bind_numbers(name, &elements)
         }
-        Arg::Ints(values) => call.bind_ints(name, &values.iter().copied().map(Some).collect::<Vec<_>>()),
+        Arg::SymFloats(values) => {
+            let mut element = |value: &SymFloat| match value {
+                SymFloat::Value(value) => {
+                    numbers.push(*value);
+                    None
+                }
+                SymFloat::Const(value) => Some(Scalar::Float(*value)),
+            };
+            let elements: Vec<_> = values.iter().map(&mut element).collect();
+            call.bind_numbers(name, &elements)
+        }
+        Arg::Ints(values) => {
+            call.bind_numbers(name, &values.iter().map(|&value| Some(Scalar::Int(value))).collect::<Vec<_>>())
+        }
         Arg::Float(value) => call.set(name, Constant::Float(*value)),
         Arg::Floats(values) => call.set(name, Constant::Floats(values)),
         Arg::Bool(value) => call.set(name, Constant::Bool(*value)),
@@ -172,7 +240,15 @@ fn bind(
         Arg::Layout(Layout::Strided) => call.set(name, Constant::Enum(0)),
         Arg::MemoryFormat(format) => call.set(name, Constant::Enum(memory_format(*format))),
         // The archive names the device of the export; a run has its own.
-        Arg::Device(_) => call.set(name, Constant::Device("cpu")),
+        Arg::Device(_) => call.set(name, Constant::Device(device_name(run_device()))),
+    }
+}
+
+/// What libtorch calls a device.
+fn device_name(device: tch::Device) -> &'static str {
+    match device {
+        tch::Device::Cuda(_) => "cuda",
+        _ => "cpu",
     }
 }
 
@@ -204,44 +280,42 @@ fn memory_format(format: MemoryFormat) -> i64 {
 
 /// Notes at each step which values nobody reads after it.
 pub(crate) fn mark_last_uses(program: &Program, steps: &mut [Step]) {
-    let mut kept = vec![false; program.values.len()];
-    let mut keep = |value: ValueId| {
-        if let Some(slot) = kept.get_mut(value.index()) {
-            *slot = true;
-        }
-    };
-    program.outputs.iter().copied().for_each(&mut keep);
-    // Walk backwards: the first node met that reads a value is the last to use it; made and never read is dropped at once.
-    for (step, node) in steps.iter_mut().zip(&program.nodes).rev() {
-        let made = node.outputs.iter().flat_map(|output| output.values().iter().copied());
-        for value in node.args.iter().flat_map(|(_, argument)| reads(argument)).chain(made) {
-            if let Some(slot) = kept.get_mut(value.index())
-                && !std::mem::replace(slot, true)
-            {
-                step.last_uses.push(value);
-            }
-        }
+    let all = program.all_nodes();
+    let made = all.iter().flat_map(|node| node.defines());
+    let inputs = program.inputs.iter().map(|input| input.value);
+    let parameters = program.parameters.iter().map(|parameter| parameter.value);
+    let buffers = program.buffers.iter().map(|buffer| buffer.value);
+    let constants = program.constants.iter().map(|constant| constant.value);
+    let mut droppable: HashSet<ValueId> =
+        made.chain(inputs).chain(parameters).chain(buffers).chain(constants).collect();
+    for value in &program.outputs {
+        droppable.remove(value);
     }
+    mark(&program.nodes, steps, &mut droppable);
 }
 
-fn reads(argument: &Arg) -> Vec<ValueId> {
-    let symbolic = |value: &SymInt| match value {
-        SymInt::Value(value) => Some(*value),
-        SymInt::Const(_) => None,
-    };
-    match argument {
-        Arg::Tensor(value) => vec![*value],
-        Arg::Tensors(values) => values.clone(),
-        Arg::OptionalTensors(values) => values.iter().flatten().copied().collect(),
-        Arg::SymInt(value) => symbolic(value).into_iter().collect(),
-        Arg::SymInts(values) => values.iter().filter_map(symbolic).collect(),
-        _ => Vec::new(),
+fn mark(nodes: &[Node], steps: &mut [Step], droppable: &mut HashSet<ValueId>) {
+    // Walk backwards: the first node met that reads a value is the last to use it; made and never read is dropped at once.
+    for (step, node) in steps.iter_mut().zip(nodes).rev() {
+        step.last_uses.extend(node.uses().into_iter().chain(node.defines()).filter(|value| droppable.remove(value)));
+        if let Work::Cond { blocks, .. } = &mut step.work {
+            for (block, steps) in node.blocks().iter().zip(blocks.iter_mut()) {
+                // Within a block only what it made itself may go, and not what it hands out: that goes after the node,
+                // with whatever else the node was the last to use.
+                let mut own: HashSet<ValueId> = block.nodes.iter().flat_map(Node::defines).collect();
+                for value in block.results.iter().flat_map(Arg::values) {
+                    own.remove(&value);
+                }
+                mark(&block.nodes, &mut steps.steps, &mut own);
+            }
+        }
     }
 }
 
 /// The first batch norm in training whose input has one value per row and channel.
 pub(crate) fn needs_two_rows(program: &Program, steps: &[Step]) -> Option<String> {
     steps.iter().find_map(|step| match &step.work {
+        Work::Cond { blocks, .. } => blocks.iter().find_map(|block| needs_two_rows(program, &block.steps)),
         Work::Call { guard: Guard::BatchNorm { input }, .. } => {
             let sizes = &program.meta(*input)?.shape;
             let per_channel = sizes.iter().skip(2).map(|dim| dim.as_static().unwrap_or(2)).fold(1, i64::saturating_mul);

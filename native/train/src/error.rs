@@ -105,7 +105,8 @@ impl Error {
             Error::Shards(error) => match error.kind() {
                 shards::ErrorKind::Spec | shards::ErrorKind::Argument => ErrorKind::Config,
                 shards::ErrorKind::UnknownShard | shards::ErrorKind::State => ErrorKind::State,
-                shards::ErrorKind::Memory => ErrorKind::Native,
+                shards::ErrorKind::Peer => ErrorKind::PeerLost,
+                shards::ErrorKind::Memory | shards::ErrorKind::System => ErrorKind::Native,
             },
             Error::Node { .. } | Error::Torch { .. } | Error::Listener(_) => ErrorKind::Native,
         }

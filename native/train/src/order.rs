@@ -116,8 +116,17 @@ impl Epoch<'_> {
     pub fn batch_where<'a>(
         &'a self,
         step: u64,
-        mut wanted: impl FnMut(u64, u64) -> bool + 'a,
+        wanted: impl FnMut(u64, u64) -> bool + 'a,
     ) -> impl Iterator<Item = u64> + 'a {
+        self.placed_where(step, wanted).map(|(_, row)| row)
+    }
+
+    /// The same, with the place in the batch before each row number.
+    pub fn placed_where<'a>(
+        &'a self,
+        step: u64,
+        mut wanted: impl FnMut(u64, u64) -> bool + 'a,
+    ) -> impl Iterator<Item = (u64, u64)> + 'a {
         let first = step.saturating_mul(self.order.batch_size).min(self.order.rows);
         (first..first + self.order.batch_rows(step)).filter_map(move |position| {
             let round = position / self.order.shards;
@@ -128,7 +137,7 @@ impl Epoch<'_> {
                 return None;
             }
             let within = if self.order.shuffle { permute(round, size, mix(self.key ^ mix(shard + 3))) } else { round };
-            Some(start + within)
+            Some((position - first, start + within))
         })
     }
 }

@@ -1,172 +1,219 @@
 //! The parameters of a replica as views into flat buffers.
 //!
 //! All trainable parameters of one dtype share one flat buffer, their gradients another of the same layout, and the
-//! optimizer keeps its state beside them: one all-reduce, one fused optimizer call and one copy handle them all.
+//! optimizer keeps its state beside them: one fused optimizer call and a few all-reduces handle them all.
 //! Each parameter is a *segment* that starts on a 64-byte boundary; the padding between segments stays zero. A
-//! parameter keeps its strides where they are dense. Backward accumulates straight into the flat gradient.
+//! parameter keeps its strides where they are dense.
 //!
-//! The first gradient buffer has a *tail* behind its parameters, which travels with the gradients in the same
-//! all-reduce: a flag per parameter (whether this rank's backward reached it), then the loss and the number of right
-//! answers, each already weighted so that sums over ranks are the batch's.
+//! Parameters that the program has in float16 or bfloat16 are trained as float32 *masters*: values, gradients and optimizer
+//! state are float32, and the program reads a copy in its own dtype, which [`ParameterStore::lower`] brings up to date. A
+//! step too small for the low precision adds up in the masters. A gradient is widened as it arrives: parts of a batch, and
+//! ranks, are summed in float32.
+//!
+//! Segments lie in the order in which the program first uses their parameters. A gradient is complete when backward has
+//! passed the first use, so backward completes the flat gradient from its end, however the module registered them.
 
-use kindling_program::Program;
+use std::collections::BTreeMap;
+
+use kindling_program::{Parameter, Program};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Doing, Error, Result};
-use crate::shim::{self, AccumulationFlags};
 use crate::tensors;
 
 /// Where one parameter lies in its flat buffer, in elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
     /// Index of the parameter in the program.
-    parameter: usize,
+    pub(crate) parameter: usize,
     pub(crate) offset: i64,
+    /// The first node that reads it; none if no node does.
+    pub(crate) first_use: Option<usize>,
 }
 
 /// The flat buffers of one dtype.
 pub(crate) struct Flat {
+    /// Of values, gradients, and all that is kept beside them.
     pub(crate) kind: Kind,
     /// Parameter values, `length` elements.
     pub(crate) values: Tensor,
-    /// Gradients, `length` elements, and behind them the tail (first buffer only).
-    pub(crate) reduced: Tensor,
-    /// The first `length` elements of `reduced`.
+    /// Gradients, `length` elements.
     pub(crate) grads: Tensor,
+    /// What the program reads in place of `values`, if its dtype is a lower one: `values` are masters then.
+    pub(crate) lowered: Option<Tensor>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) length: i64,
 }
 
-/// All parameters of a replica.
+/// All parameters of a replica. *Positions* number the trainable ones: flat by flat, segment by segment.
 pub(crate) struct ParameterStore {
     pub(crate) flats: Vec<Flat>,
     /// Per parameter of the program: a view into a flat buffer, or a tensor of its own if frozen.
     pub(crate) views: Vec<Tensor>,
-    /// Flags of the trainable parameters, in the order of `trainable`.
-    flags: AccumulationFlags,
-    /// Program indices of the trainable parameters, flat by flat.
-    trainable: Vec<usize>,
-    tail: Tensor,
-}
-
-/// What the tail says after the all-reduce.
-pub(crate) struct Tail {
-    /// Per trainable parameter, in the order of the flats' segments: whether any rank's backward reached it.
-    pub(crate) used: Vec<bool>,
-    pub(crate) loss: f64,
-    pub(crate) correct: f64,
+    /// Per position: its part of a flat gradient, shaped like the parameter.
+    pub(crate) places: Vec<Tensor>,
 }
 
 const ALIGNMENT: i64 = 64;
-/// The loss and the right answers.
-const FIGURES: i64 = 2;
+
+/// The dtypes of a program's parameters that can be trained, in the order of their flats.
+const TRAINABLE: [Kind; 4] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half];
 
 impl ParameterStore {
-    /// Lays the program's parameters out. A trainable parameter that is not float32 or float64 is refused by name.
+    /// Lays the program's parameters out.
     pub(crate) fn new(program: &Program) -> Result<ParameterStore> {
-        let mut views: Vec<Tensor> = Vec::new();
-        for parameter in &program.parameters {
-            views.push(tensors::from_data(&parameter.tensor)?);
-        }
-        let trainable_of = |kind: Kind| -> Vec<usize> {
-            let chosen = |(index, view): (usize, &Tensor)| {
-                let trains = program.parameters.get(index).is_some_and(|parameter| parameter.requires_grad);
-                (trains && view.kind() == kind).then_some(index)
+        let kind_of = |parameter: &Parameter| tensors::kind_of(parameter.tensor.dtype);
+        let first_uses = first_uses(program);
+        let trainable_of = |kind: Kind| -> Vec<Segment> {
+            let chosen = |(index, parameter): (usize, &Parameter)| {
+                let first_use = first_uses.get(index).copied().flatten();
+                let trains = parameter.requires_grad && kind_of(parameter) == kind;
+                trains.then_some(Segment { parameter: index, offset: 0, first_use })
             };
-            views.iter().enumerate().filter_map(chosen).collect()
+            let mut segments: Vec<Segment> = program.parameters.iter().enumerate().filter_map(chosen).collect();
+            segments.sort_by_key(|segment| segment.first_use);
+            segments
         };
-        let by_kind = [(Kind::Float, trainable_of(Kind::Float)), (Kind::Double, trainable_of(Kind::Double))];
-        let trainable: Vec<usize> = by_kind.iter().flat_map(|(_, indices)| indices.iter().copied()).collect();
-        for (index, (parameter, view)) in program.parameters.iter().zip(&views).enumerate() {
-            if parameter.requires_grad && !trainable.contains(&index) {
+        let by_kind = TRAINABLE.map(|kind| (kind, trainable_of(kind)));
+        let laid = |index: usize| {
+            by_kind.iter().any(|(_, segments)| segments.iter().any(|segment| segment.parameter == index))
+        };
+        for (index, parameter) in program.parameters.iter().enumerate() {
+            if parameter.requires_grad && !laid(index) {
                 return Err(Error::Config(format!(
-                    "parameter {} is of dtype {:?}; float32 and float64 parameters can be trained, others only frozen \
-                     (requires_grad=False)",
+                    "parameter {} is of dtype {:?}; float32, float64, float16 and bfloat16 parameters can be trained, others \
+                     only frozen (requires_grad=False)",
                     parameter.name,
-                    view.kind()
+                    kind_of(parameter)
                 )));
             }
         }
-        if trainable.is_empty() {
-            return Err(Error::Config("the program has no parameter that requires a gradient".to_owned()));
-        }
-        let tail_length = trainable.len() as i64 + FIGURES;
-        let mut flats = Vec::new();
-        for (kind, indices) in by_kind {
-            if !indices.is_empty() {
-                let tail = if flats.is_empty() { tail_length } else { 0 };
-                flats.push(Flat::new(kind, &indices, tail, &mut views)?);
+        let (mut flats, mut places) = (Vec::new(), Vec::new());
+        let mut laid_out = BTreeMap::new();
+        for (kind, segments) in by_kind {
+            if !segments.is_empty() {
+                flats.push(Flat::new(kind, segments, program, &mut laid_out, &mut places)?);
             }
         }
-        let tail = match flats.first() {
-            Some(first) => first.reduced.f_narrow(0, first.length, tail_length).doing("cutting the tail")?,
-            None => return Err(Error::Config("the program has no parameter to train".to_owned())),
+        if flats.is_empty() {
+            return Err(Error::Config("the program has no parameter that requires a gradient".to_owned()));
+        }
+        let view = |(index, parameter): (usize, &Parameter)| match laid_out.remove(&index) {
+            Some(view) => Ok(view),
+            None => tensors::from_data(&parameter.tensor),
         };
-        let leaves: Vec<Tensor> =
-            trainable.iter().filter_map(|&index| views.get(index)).map(Tensor::shallow_clone).collect();
-        let flags = AccumulationFlags::watch(&leaves).doing("watching the gradients")?;
-        Ok(ParameterStore { flats, views, flags, trainable, tail })
+        let views = program.parameters.iter().enumerate().map(view).collect::<Result<_>>()?;
+        Ok(ParameterStore { flats, views, places })
     }
 
-    /// Forgets the gradients of the last step.
-    pub(crate) fn zero_grads(&mut self) -> Result<()> {
-        self.flags.reset();
-        for flat in &mut self.flats {
-            let _ = flat.reduced.f_zero_().doing("clearing the gradients")?;
+    /// Makes what the program reads equal to the values, after these have changed. Costs nothing without masters.
+    pub(crate) fn lower(&self) -> Result<()> {
+        for flat in &self.flats {
+            if let Some(lowered) = &flat.lowered {
+                lowered.shallow_clone().f_copy_(&flat.values).doing("rounding the parameters")?;
+            }
         }
         Ok(())
     }
 
-    /// Writes this rank's part of the tail: which parameters backward reached, and the batch's figures.
-    pub(crate) fn write_tail(&mut self, loss: f64, correct: f64) -> Result<()> {
-        let flag = |position| f64::from(u8::from(self.flags.raised(position)));
-        let figures: Vec<f64> = (0..self.trainable.len()).map(flag).chain([loss, correct]).collect();
-        self.tail.f_copy_(&Tensor::from_slice(&figures)).doing("writing the tail")
+    /// Makes the values equal to what the program reads, after that was replaced.
+    pub(crate) fn raise(&self) -> Result<()> {
+        for flat in &self.flats {
+            if let Some(lowered) = &flat.lowered {
+                flat.values.shallow_clone().f_copy_(lowered).doing("widening the parameters")?;
+            }
+        }
+        Ok(())
     }
 
-    /// Reads the tail after the all-reduce.
-    pub(crate) fn read_tail(&self) -> Result<Tail> {
-        let tail = self.tail.f_to_kind(Kind::Double).doing("reading the tail")?;
-        let values = Vec::<f64>::try_from(&tail).doing("reading the tail")?;
-        let (flags, figures) = values.split_at(self.trainable.len().min(values.len()));
-        let figure = |index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
-        Ok(Tail { used: flags.iter().map(|&flag| flag > 0.0).collect(), loss: figure(0), correct: figure(1) })
+    /// The masters in their parameters' shapes, by the parameter's index in the program.
+    pub(crate) fn masters(&self) -> Result<Vec<(usize, Tensor)>> {
+        let mut masters = Vec::new();
+        for flat in self.flats.iter().filter(|flat| flat.lowered.is_some()) {
+            for segment in &flat.segments {
+                let Some(view) = self.views.get(segment.parameter) else { continue };
+                masters.push((segment.parameter, place(&flat.values, segment.offset, view)?));
+            }
+        }
+        Ok(masters)
     }
+
+    /// Per position: the parameter, a leaf of the graph.
+    pub(crate) fn leaves(&self) -> Vec<&Tensor> {
+        let segments = self.flats.iter().flat_map(|flat| &flat.segments);
+        segments.filter_map(|segment| self.views.get(segment.parameter)).collect()
+    }
+}
+
+/// Per parameter: the first node that reads it.
+fn first_uses(program: &Program) -> Vec<Option<usize>> {
+    let mut by_value: Vec<Option<usize>> = vec![None; program.values.len()];
+    for (index, node) in program.nodes.iter().enumerate() {
+        for value in node.uses() {
+            if let Some(first) = by_value.get_mut(value.index()) {
+                first.get_or_insert(index);
+            }
+        }
+    }
+    program.parameters.iter().map(|parameter| by_value.get(parameter.value.index()).copied().flatten()).collect()
 }
 
 impl Flat {
-    fn new(kind: Kind, indices: &[usize], tail: i64, views: &mut [Tensor]) -> Result<Flat> {
-        let per_line = ALIGNMENT / kind.elt_size_in_bytes() as i64;
-        let mut segments = Vec::new();
+    /// Lays `segments` of the dtype `own` out in their order, adds views of them to `views` by the parameter's index, and
+    /// appends their gradients to `places`.
+    fn new(
+        own: Kind,
+        mut segments: Vec<Segment>,
+        program: &Program,
+        views: &mut BTreeMap<usize, Tensor>,
+        places: &mut Vec<Tensor>,
+    ) -> Result<Flat> {
+        let data = |segment: &Segment| program.parameters.get(segment.parameter).map(|parameter| &parameter.tensor);
+        let per_line = ALIGNMENT / own.elt_size_in_bytes() as i64;
         let mut length = 0;
-        for &parameter in indices {
-            let elements = views.get(parameter).map_or(0, |view| view.numel() as i64);
-            segments.push(Segment { parameter, offset: length });
+        for segment in &mut segments {
+            let elements = data(segment).map_or(0, |data| i64::try_from(data.elements()).unwrap_or(i64::MAX));
+            segment.offset = length;
             // Up to the next line of 64 bytes.
             length += (elements + per_line - 1) / per_line * per_line;
         }
+        let low = matches!(own, Kind::Half | Kind::BFloat16);
+        let kind = if low { Kind::Float } else { own };
         let options = (kind, Device::Cpu);
         let values = Tensor::f_zeros([length], options).doing("allocating the parameters")?;
-        let reduced = Tensor::f_zeros([length + tail], options).doing("allocating the gradients")?;
-        let grads = reduced.f_narrow(0, 0, length).doing("cutting the gradients")?;
+        let grads = Tensor::f_zeros([length], options).doing("allocating the gradients")?;
+        let lowered = low
+            .then(|| Tensor::f_zeros([length], (own, Device::Cpu)))
+            .transpose()
+            .doing("allocating the parameters")?;
+        let read = lowered.as_ref().unwrap_or(&values);
         for segment in &segments {
-            let Some(view) = views.get_mut(segment.parameter) else { continue };
-            let (sizes, strides) = (view.size(), dense_strides(view));
-            let place = |flat: &Tensor| flat.f_as_strided(&sizes, &strides, segment.offset);
-            let mut value = place(&values).and_then(|value| value.f_detach()).doing("placing a parameter")?;
-            value.f_copy_(view).doing("filling a parameter")?;
-            let value = value.f_set_requires_grad(true).doing("placing a parameter")?;
-            let grad = place(&grads).and_then(|grad| grad.f_detach()).doing("placing a gradient")?;
-            shim::set_grad(&value, &grad).doing("placing a gradient")?;
-            *view = value;
+            let Some(data) = data(segment) else { continue };
+            let strides = dense_strides(&data.sizes, &data.strides);
+            let place = |flat: &Tensor| flat.f_as_strided(&data.sizes, &strides, segment.offset);
+            let mut value = place(read).and_then(|value| value.f_detach()).doing("placing a parameter")?;
+            // One at a time: a copy of all of them would be most of what memory has to hold before the first step.
+            value.f_copy_(&tensors::from_data(data)?).doing("filling a parameter")?;
+            views.insert(segment.parameter, value.f_set_requires_grad(true).doing("placing a parameter")?);
+            places.push(place(&grads).doing("placing a gradient")?);
         }
-        Ok(Flat { kind, values, reduced, grads, segments, length })
+        if let Some(lowered) = &lowered {
+            values.shallow_clone().f_copy_(lowered).doing("widening the parameters")?;
+        }
+        Ok(Flat { kind, values, grads, lowered, segments, length })
     }
 }
 
-/// The tensor's strides if it is dense (a permutation of a contiguous one), else the contiguous strides of its sizes.
-fn dense_strides(tensor: &Tensor) -> Vec<i64> {
-    let (sizes, strides) = (tensor.size(), tensor.stride());
+/// The tensor of the shape of `view` that lies at `offset` in `flat`.
+pub(crate) fn place(flat: &Tensor, offset: i64, view: &Tensor) -> Result<Tensor> {
+    let elements = i64::try_from(view.numel()).unwrap_or(i64::MAX);
+    flat.f_narrow(0, offset, elements)
+        .and_then(|range| range.f_as_strided(view.size(), view.stride(), None))
+        .doing("cutting the parameters")
+}
+
+/// The strides if they are dense (a permutation of contiguous ones), else the contiguous strides of the sizes.
+fn dense_strides(sizes: &[i64], strides: &[i64]) -> Vec<i64> {
     let mut order: Vec<(i64, i64)> =
         strides.iter().copied().zip(sizes.iter().copied()).filter(|&(_, size)| size != 1).collect();
     order.sort_unstable();
@@ -177,13 +224,74 @@ fn dense_strides(tensor: &Tensor) -> Vec<i64> {
         fits
     });
     if dense {
-        return strides;
+        return strides.to_vec();
     }
     let mut contiguous = vec![0; sizes.len()];
     let mut stride = 1;
-    for (slot, size) in contiguous.iter_mut().zip(&sizes).rev() {
+    for (slot, size) in contiguous.iter_mut().zip(sizes).rev() {
         *slot = stride;
         stride *= (*size).max(1);
     }
     contiguous
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Makes the chosen parameters bfloat16, by cutting bits off.
+    pub(crate) fn to_bfloat16(program: &mut Program, chosen: impl Fn(&str) -> bool) {
+        for parameter in program.parameters.iter_mut().filter(|parameter| chosen(&parameter.name)) {
+            let values = parameter.tensor.bytes.as_chunks::<4>().0;
+            let upper: Vec<u8> = values.iter().flat_map(|value| [value[2], value[3]]).collect();
+            parameter.tensor.bytes = kindling_program::Bytes::new(upper);
+            parameter.tensor.dtype = kindling_program::DType::BFloat16;
+        }
+    }
+
+    #[test]
+    fn parameters_lie_in_the_order_of_their_first_use_whatever_the_modules_order() {
+        let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
+        let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
+        program.parameters.reverse();
+        let store = ParameterStore::new(&program).unwrap();
+        let names: Vec<&str> =
+            store.flats[0].segments.iter().map(|s| program.parameters[s.parameter].name.as_str()).collect();
+        assert_eq!(names, ["0.bias", "0.weight", "1.bias", "1.weight"], "one node reads a layer's weight and bias");
+        let offsets: Vec<i64> = store.flats[0].segments.iter().map(|segment| segment.offset).collect();
+        assert_eq!(offsets, [0, 16, 32, 48]);
+        assert_eq!(store.places[3].size(), [5, 2]);
+    }
+
+    #[test]
+    fn parameters_in_half_precision_have_float32_masters_and_gradients() {
+        let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
+        let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
+        let exact = ParameterStore::new(&program).unwrap();
+        tests::to_bfloat16(&mut program, |name| name.starts_with("1."));
+        let store = ParameterStore::new(&program).unwrap();
+        let kinds: Vec<(Kind, Option<Kind>)> =
+            store.flats.iter().map(|flat| (flat.kind, flat.lowered.as_ref().map(Tensor::kind))).collect();
+        assert_eq!(kinds, [(Kind::Float, None), (Kind::Float, Some(Kind::BFloat16))]);
+        let offsets: Vec<i64> = store.flats[1].segments.iter().map(|segment| segment.offset).collect();
+        assert_eq!(offsets, [0, 32], "64 bytes of what the program reads");
+        for (index, parameter) in program.parameters.iter().enumerate() {
+            let (view, place) = (&store.views[index], &store.places[index]);
+            let low = parameter.name.starts_with("1.");
+            assert_eq!(view.kind(), if low { Kind::BFloat16 } else { Kind::Float });
+            assert_eq!((place.kind(), place.size()), (Kind::Float, view.size()));
+            assert!(view.requires_grad() && view.is_leaf());
+            assert!((view.to_kind(Kind::Float) - &exact.views[index]).abs().max().double_value(&[]) < 0.01);
+        }
+        let masters = store.masters().unwrap();
+        let (index, master) = &masters[1];
+        assert_eq!((masters.len(), master.kind()), (2, Kind::Float));
+        // Far less than bfloat16 can tell from 1.
+        let _ = master.shallow_clone().fill_(1.0 + 1e-6);
+        store.lower().unwrap();
+        assert_eq!(store.views[*index].double_value(&[0]), 1.0);
+        assert!(master.double_value(&[0]) > 1.0);
+        store.raise().unwrap();
+        assert_eq!(master.double_value(&[0]), 1.0);
+    }
 }

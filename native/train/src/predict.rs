@@ -1,13 +1,15 @@
 //! Prediction with a trained program: rows in by address, predictions out by address.
 
-use kindling_program::Program;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kindling_program::{Bytes, Program};
 use kindling_shards::{Column, Role};
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::data::ColumnLayout;
 use crate::error::{Doing, Error, Result};
-use crate::loss::Loss;
+use crate::loss::{Judge, Loss};
 use crate::runner::{Runner, State};
 use crate::session::Device;
 use crate::{tensors, weights};
@@ -20,40 +22,40 @@ pub struct ModelConfig {
     pub threads: i32,
     /// Where to predict.
     pub device: Device,
-    /// What the model was trained for: `crossEntropy` gives a class and probabilities, `mse` the output itself.
+    /// What the model was trained for: it decides what is told of the output.
     pub loss: Loss,
-    /// One column per input of the program.
+    /// The output that predicts, as in training.
+    #[serde(default)]
+    pub prediction_output: Option<String>,
+    /// One column per input that the prediction needs, in the program's order.
     pub columns: Vec<Column>,
 }
 
-/// A program in evaluation, with room for a batch of rows. Used by one thread at a time.
-pub struct Predictor {
+/// A trained program, ready to predict. What it holds is never written to, so that any number of [`Predictor`]s, one per
+/// thread, share one copy of the weights.
+pub struct Model {
     config: ModelConfig,
-    runner: Runner,
+    /// What predicts, without its weights' bytes: they are in `state`.
+    program: Program,
+    /// Locked for as long as it takes to make a predictor: libtorch counts the tensors' owners, tch does not say so.
+    state: Mutex<State>,
     layouts: Vec<ColumnLayout>,
-    /// One tensor per input, as many rows as were reserved.
-    room: Vec<Tensor>,
-    /// The last results, float64: the prediction, and the probabilities of a classifier.
-    results: Vec<Tensor>,
 }
 
-impl Predictor {
+impl Model {
     /// Opens a program with `weights` (safetensors) in place of its own if given.
-    pub fn open(config: ModelConfig, program: &Program, weights: Option<&[u8]>) -> Result<Predictor> {
+    pub fn open(config: ModelConfig, program: &Program, weights: Option<&[u8]>) -> Result<Model> {
         if config.threads < 1 {
             return Err(Error::Config(format!("threads must be at least 1, not {}", config.threads)));
         }
-        if program.outputs.len() != 1 {
-            return Err(Error::Config(format!(
-                "the program returns {} outputs; prediction takes one",
-                program.outputs.len()
-            )));
-        }
+        let predicted = Judge::new(&config.loss, program, config.prediction_output.as_deref())?.prediction();
+        let mut program =
+            program.pruned(predicted).ok_or_else(|| Error::Config("the program returns nothing".to_owned()))?;
         if config.columns.len() != program.inputs.len()
             || config.columns.iter().any(|column| column.role != Role::Input)
         {
             return Err(Error::Config(format!(
-                "the program takes {} inputs and {} columns are given",
+                "the prediction takes {} inputs and {} columns are given",
                 program.inputs.len(),
                 config.columns.len()
             )));
@@ -62,7 +64,7 @@ impl Predictor {
         let output = program.outputs.first().and_then(|&output| program.meta(output));
         if output.is_none_or(|meta| meta.shape.iter().skip(1).any(|dim| dim.as_static().is_none())) {
             return Err(Error::Config(
-                "the program's output has a symbolic size beside the batch; export it static".to_owned(),
+                "the output that predicts has a symbolic size beside the batch; export it static".to_owned(),
             ));
         }
         let layouts = config
@@ -72,28 +74,50 @@ impl Predictor {
             .map(|(column, input)| ColumnLayout::of_input(column, input))
             .collect::<Result<_>>()?;
         let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor)).collect::<Result<_>>()?;
-        let state = State::new(program, parameters)?;
+        let state = State::new(&program, parameters)?;
         if let Some(bytes) = weights {
-            weights::read(program, &state, bytes)?;
+            weights::read(&program, &state, bytes)?;
         }
-        let runner = Runner::evaluation(program, &state, 0)?;
-        Ok(Predictor { config, runner, layouts, room: Vec::new(), results: Vec::new() })
+        program.parameters.iter_mut().for_each(|parameter| parameter.tensor.bytes = Bytes::new([]));
+        program.buffers.iter_mut().for_each(|buffer| buffer.tensor.bytes = Bytes::new([]));
+        program.constants.iter_mut().for_each(|constant| constant.tensor.bytes = Bytes::new([]));
+        Ok(Model { config, program, state: Mutex::new(state), layouts })
     }
 
+    /// A predictor of its own for one more thread, over the same weights.
+    pub fn predictor(self: &Arc<Self>) -> Result<Predictor> {
+        // Nothing is changed under the lock, so a panic there leaves nothing half done.
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let runner = Runner::evaluation(&self.program, &state, 0)?;
+        Ok(Predictor { model: Arc::clone(self), runner, room: Vec::new(), results: Vec::new() })
+    }
+}
+
+/// Runs a [`Model`], with room for a batch of rows. Used by one thread at a time.
+pub struct Predictor {
+    model: Arc<Model>,
+    runner: Runner,
+    /// One tensor per input, as many rows as were reserved.
+    room: Vec<Tensor>,
+    /// The last results, float64: the prediction, and the probabilities of a classifier.
+    results: Vec<Tensor>,
+}
+
+impl Predictor {
     /// Makes room for `rows` rows and returns one address per input column; row r of a column starts at
     /// address + r · width · size. The addresses hold until the next `reserve`.
     pub fn reserve(&mut self, rows: usize) -> Result<Vec<u64>> {
         let rows = i64::try_from(rows).map_err(|_| Error::Config(format!("{rows} rows are too many")))?;
-        self.room = self.layouts.iter().map(|layout| layout.allocate(rows)).collect::<Result<_>>()?;
+        self.room = self.model.layouts.iter().map(|layout| layout.allocate(rows)).collect::<Result<_>>()?;
         self.room.iter().map(tensors::address).collect()
     }
 
     /// Predicts the first `rows` rows of the room. Returns two addresses of float64: the predictions (the class, or the
-    /// output's values, row by row) and the probabilities (rows x classes; 0 unless the model classifies). They hold
-    /// until the next `predict`.
+    /// output's values, row by row) and the probabilities (0 unless the loss makes the output one). They hold until the
+    /// next `predict`.
     pub fn predict(&mut self, rows: usize) -> Result<Vec<u64>> {
         let _no_graph = tch::no_grad_guard();
-        tch::set_num_threads(self.config.threads);
+        tch::set_num_threads(self.model.config.threads);
         let count = i64::try_from(rows).unwrap_or(i64::MAX);
         let inputs =
             self.room.iter().map(|room| room.f_narrow(0, 0, count)).collect::<std::result::Result<Vec<_>, _>>();
@@ -104,7 +128,7 @@ impl Predictor {
             ))
         })?;
         let output = self.run(&inputs)?;
-        self.results = self.judge(&output).doing("computing predictions")?;
+        self.results = self.model.config.loss.predictions(&output).doing("computing predictions")?;
         let mut addresses = self.results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
         addresses.resize(2, 0);
         Ok(addresses)
@@ -123,14 +147,54 @@ impl Predictor {
             None => Err(Error::Config("the program returned nothing".to_owned())),
         }
     }
+}
 
-    fn judge(&self, output: &Tensor) -> std::result::Result<Vec<Tensor>, tch::TchError> {
-        let dense = |tensor: Tensor| tensor.f_to_kind(Kind::Double)?.f_contiguous();
-        match self.config.loss {
-            Loss::CrossEntropy => {
-                Ok(vec![dense(output.f_argmax(-1, false)?)?, dense(output.f_softmax(-1, Kind::Double)?)?])
-            }
-            Loss::Mse => Ok(vec![dense(output.shallow_clone())?]),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NET: &str = r#"{"inputShape":[4],"seed":1,"layers":[{"type":"dense","units":8,"activation":"tanh"},{"type":"batchNorm"},{"type":"dense","units":3}]}"#;
+
+    fn model() -> Arc<Model> {
+        let program = Program::read(NET.as_bytes().to_vec()).unwrap();
+        let name = program.value(program.inputs[0].value).unwrap().name.clone();
+        let config = serde_json::json!({"threads": 1, "device": "cpu", "loss": {"name": "crossEntropy"},
+            "columns": [{"name": name, "role": "input", "dtype": "float32", "width": 4}]});
+        Arc::new(Model::open(serde_json::from_value(config).unwrap(), &program, None).unwrap())
+    }
+
+    fn rows(shift: f32) -> Tensor {
+        let values: Vec<f32> = (0..64 * 4).map(|i| (i % 7) as f32 - shift).collect();
+        Tensor::from_slice(&values).view([64, 4])
+    }
+
+    #[test]
+    fn threads_that_predict_at_once_over_the_same_weights_do_not_disturb_each_other() {
+        let model = model();
+        let expected: Vec<Tensor> =
+            (0..4).map(|i| model.predictor().unwrap().run(&[rows(i as f32)]).unwrap()).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|i| {
+                let mut predictor = model.predictor().unwrap();
+                std::thread::spawn(move || {
+                    let inputs = [rows(i as f32)];
+                    (0..50).map(|_| predictor.run(&inputs).unwrap()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for (thread, expected) in threads.into_iter().zip(expected) {
+            assert!(thread.join().unwrap().iter().all(|found| *found == expected));
         }
+    }
+
+    #[test]
+    fn the_last_predictor_keeps_the_weights_after_the_model_is_gone() {
+        let model = model();
+        let mut one = model.predictor().unwrap();
+        let mut other = model.predictor().unwrap();
+        drop(model);
+        let expected = one.run(&[rows(1.0)]).unwrap();
+        drop(one);
+        assert_eq!(other.run(&[rows(1.0)]).unwrap(), expected);
     }
 }

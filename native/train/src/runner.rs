@@ -1,15 +1,25 @@
 //! Runs a program op by op through libtorch's dispatcher, with autograd where gradients are on.
 //!
-//! A program is compiled once (see `compile`). Running it walks the nodes in order; a value is dropped after its last
+//! A program is compiled once (see `compile`). Running it walks the nodes in order (see `step`); a value is dropped after its last
 //! use, so that what autograd does not need is freed as early as Python frees it.
 
-use kindling_program::{Dim, Output, Program, SymInt, ValueId};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kindling_program::{Arg, Dim, Program, SYNC_BATCH_NORM, ValueId};
 use tch::Tensor;
 
-use crate::compile::{Guard, Step, Work, compile, mark_last_uses, needs_two_rows};
-use crate::error::{Doing, Error, Result, Torch};
+use crate::compile::{Step, compile, mark_last_uses, needs_two_rows};
+use crate::error::{Doing, Error, Result};
+use crate::guards::Guards;
+use crate::modes::Modes;
+use crate::norms::Norms;
+use crate::segment::Segment;
+use crate::shared_norm;
 use crate::shim::Generator;
+use crate::slots::{Slot, put, tensor_at};
 use crate::tensors;
+use crate::within::{Remembered, Trouble, Within};
 
 /// The tensors that a program's parameters, buffers and constants stand for. Training and evaluation share them.
 pub(crate) struct State {
@@ -34,8 +44,9 @@ impl State {
 
 /// A compiled program.
 pub(crate) struct Runner {
-    steps: Vec<Step>,
-    inputs: Vec<Input>,
+    parts: Vec<Part>,
+    inputs: Vec<ValueId>,
+    guards: Guards,
     outputs: Vec<Returned>,
     slots: Vec<Slot>,
     /// Values that stay from run to run: parameters, buffers and constants.
@@ -43,6 +54,27 @@ pub(crate) struct Runner {
     generator: Generator,
     /// A batch norm over single values per row, which cannot train on one row.
     needs_two_rows: Option<String>,
+    /// The ranks whose batch norms are synchronised, if the program has any and the rank is in a group.
+    norms: Option<Arc<Norms>>,
+    /// What a rank without rows does to its buffers.
+    counts: Counts,
+    trouble: Trouble,
+}
+
+/// Nodes in the order in which they run.
+enum Part {
+    Step(Step),
+    /// Nodes that backward runs again.
+    Segment(Segment),
+}
+
+/// The buffers of synchronised batch norms.
+#[derive(Default)]
+struct Counts {
+    /// Counts of batches, once for every time that a run counts.
+    batches: Vec<Tensor>,
+    /// Running mean and variance, by the index of the batch norm.
+    running: Vec<Option<[Tensor; 2]>>,
 }
 
 struct Fixed {
@@ -60,26 +92,13 @@ struct Returned {
     dims: Vec<Dim>,
 }
 
-struct Input {
-    value: ValueId,
-    name: String,
-    dims: Vec<Dim>,
-    /// Largest sizes that the export allows, by symbol.
-    most: Vec<(String, i64)>,
-}
-
-#[derive(Default)]
-enum Slot {
-    #[default]
-    Empty,
-    Tensor(Tensor),
-    Int(i64),
-}
-
 impl Runner {
     /// Compiles `program` over `state` to train. `seed` starts the generator that its random operators draw from.
     pub(crate) fn training(program: &Program, state: &State, seed: u64) -> Result<Runner> {
-        Runner::new(program, state, seed, &[])
+        let mut runner = Runner::new(program, state, seed, &[])?;
+        runner.group(program);
+        runner.counts = Counts::of(program, state)?;
+        Ok(runner)
     }
 
     /// Compiles what `program` is in evaluation. Running it changes nothing: buffers that it writes into (an exported
@@ -103,12 +122,6 @@ impl Runner {
         }
         let mut steps = program.nodes.iter().map(compile).collect::<Result<Vec<_>>>()?;
         mark_last_uses(program, &mut steps);
-        let input = |input: &kindling_program::Input| Input {
-            value: input.value,
-            name: input.name.clone(),
-            dims: input.shape.clone(),
-            most: program.ranges.iter().filter_map(|(name, range)| Some((name.clone(), range.max?))).collect(),
-        };
         let returned = |&value: &ValueId| Returned {
             value,
             name: program.value(value).map_or_else(String::new, |value| value.name.clone()),
@@ -116,12 +129,67 @@ impl Runner {
         };
         Ok(Runner {
             needs_two_rows: needs_two_rows(program, &steps),
-            steps,
-            inputs: program.inputs.iter().map(input).collect(),
+            parts: steps.into_iter().map(Part::Step).collect(),
+            inputs: program.inputs.iter().map(|input| input.value).collect(),
+            guards: Guards::new(program)?,
             outputs: program.outputs.iter().map(returned).collect(),
             slots: program.values.iter().map(|_| Slot::Empty).collect(),
             fixed,
             generator: Generator::new(seed).doing("making a random generator")?,
+            norms: None,
+            counts: Counts::default(),
+            trouble: Trouble::default(),
+        })
+    }
+
+    /// Puts the nodes of each of the program's segments together.
+    fn group(&mut self, program: &Program) {
+        let changing = program.changing();
+        let mut steps = std::mem::take(&mut self.parts).into_iter();
+        let mut done = 0;
+        for segment in program.own_segments() {
+            self.parts.extend(steps.by_ref().take(segment.start - done));
+            let step = |part| match part {
+                Part::Step(step) => Some(step),
+                Part::Segment(_) => None,
+            };
+            let inner = steps.by_ref().take(segment.len()).filter_map(step).collect();
+            let nodes = program.nodes.get(segment.clone()).unwrap_or_default();
+            self.parts.push(Part::Segment(Segment::new(nodes, inner, program.values.len(), &changing)));
+            done = segment.end;
+        }
+        self.parts.extend(steps);
+    }
+
+    /// Synchronises the batch norms of a rewritten program (see `norms`) with these ranks.
+    pub(crate) fn synchronise(&mut self, norms: Arc<Norms>) {
+        self.norms = Some(norms);
+    }
+
+    /// Whether the program has batch norms that can be synchronised.
+    pub(crate) fn can_synchronise(&self) -> bool {
+        !self.counts.running.is_empty()
+    }
+
+    /// Ends what `run` began on a batch, with the outcome of its backward: other ranks may wait for batch norms.
+    pub(crate) fn after(&self, backward: Result<()>) -> Result<()> {
+        match (backward, &self.norms) {
+            (Ok(()), Some(norms)) => norms.end(),
+            (Ok(()), None) => Ok(()),
+            // What went wrong in a callback says more than what C++ makes of it.
+            (Err(error), _) => Err(self.trouble.take().unwrap_or(error)),
+        }
+    }
+
+    /// A part of a batch that this rank has no rows of: what the others' rows do to statistics, they do here too.
+    pub(crate) fn listen(&mut self) -> Result<()> {
+        let Some(norms) = &self.norms else { return Ok(()) };
+        for count in &self.counts.batches {
+            let _ = count.shallow_clone().f_add_scalar_(1).doing("counting a batch")?;
+        }
+        norms.listen(&mut |index, moments| match self.counts.running.get(index as usize) {
+            Some(Some([mean, variance])) => shared_norm::update([mean, variance], moments),
+            Some(None) | None => Ok(()),
         })
     }
 
@@ -130,8 +198,27 @@ impl Runner {
         self.needs_two_rows.as_deref()
     }
 
+    /// Where the random numbers stand.
+    pub(crate) fn random_state(&self) -> Result<Vec<u8>> {
+        self.generator.state().doing("reading the state of the random numbers")
+    }
+
+    /// Starts the random numbers of another seed.
+    pub(crate) fn reseed(&mut self, seed: u64) -> Result<()> {
+        self.generator = Generator::new(seed).doing("making a random generator")?;
+        Ok(())
+    }
+
+    /// Draws on from where `state` was taken.
+    pub(crate) fn set_random_state(&mut self, state: &[u8]) -> Result<()> {
+        self.generator.set_state(state).doing("restoring the state of the random numbers")
+    }
+
     /// Runs the program on one batch and returns its outputs.
     pub(crate) fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        if let Some(norms) = &self.norms {
+            norms.begin();
+        }
         let outputs = self.run_nodes(inputs);
         // Free activations (and the graph behind them, if nobody else holds it) whether or not the run succeeded.
         self.slots.fill_with(Slot::default);
@@ -139,12 +226,9 @@ impl Runner {
     }
 
     fn run_nodes(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        if inputs.len() != self.inputs.len() {
-            return Err(Error::Config(format!("the program takes {} inputs, not {}", self.inputs.len(), inputs.len())));
-        }
-        for (input, tensor) in self.inputs.iter().zip(inputs) {
-            check_shape(input, tensor)?;
-            put(&mut self.slots, input.value, Slot::Tensor(tensor.shallow_clone()))?;
+        self.guards.check(&inputs.iter().map(Tensor::size).collect::<Vec<_>>())?;
+        for (&value, tensor) in self.inputs.iter().zip(inputs) {
+            put(&mut self.slots, value, Slot::Tensor(tensor.shallow_clone()))?;
         }
         for Fixed { value, tensor, copied } in &self.fixed {
             let tensor = if *copied {
@@ -156,10 +240,44 @@ impl Runner {
             };
             put(&mut self.slots, *value, Slot::Tensor(tensor))?;
         }
-        for step in &mut self.steps {
-            step.run(&mut self.slots, &mut self.generator)?;
+        let mut within = Within {
+            generator: &mut self.generator,
+            modes: Modes::default(),
+            norms: self.norms.as_ref(),
+            trouble: &self.trouble,
+            moments: Remembered::Nothing,
+        };
+        for part in &mut self.parts {
+            match part {
+                Part::Step(step) => step.run(&mut self.slots, &mut within)?,
+                Part::Segment(segment) => segment.run(&mut self.slots, &mut within)?,
+            }
         }
         self.outputs.iter().map(|returned| returned.take(&self.slots)).collect()
+    }
+}
+
+impl Counts {
+    fn of(program: &Program, state: &State) -> Result<Counts> {
+        let buffers: HashMap<ValueId, &Tensor> =
+            program.buffers.iter().map(|buffer| buffer.value).zip(&state.buffers).collect();
+        let buffer = |value: &ValueId| buffers.get(value).map(|tensor| tensor.shallow_clone());
+        let mut running = Vec::new();
+        for node in program.all_nodes().into_iter().filter(|node| node.aten() == Some(SYNC_BATCH_NORM)) {
+            let statistic = |name| match node.arg(name) {
+                Some(Arg::Tensor(value)) => buffer(value).map(Some).ok_or_else(|| {
+                    Error::Config(format!(
+                        "syncBatchNorm: node {} keeps its {name} in something else than a buffer of the model",
+                        node.name
+                    ))
+                }),
+                _ => Ok(None),
+            };
+            let both = statistic("running_mean")?.zip(statistic("running_var")?);
+            running.push(both.map(|(mean, variance)| [mean, variance]));
+        }
+        let batches = program.counted_buffers().iter().filter_map(buffer).collect();
+        Ok(Counts { batches, running })
     }
 }
 
@@ -181,125 +299,6 @@ impl Returned {
                 .collect::<Vec<_>>()
         )))
     }
-}
-
-fn check_shape(input: &Input, tensor: &Tensor) -> Result<()> {
-    let sizes = tensor.size();
-    let fits = |(size, dim): (&i64, &Dim)| match dim {
-        Dim::Static(expected) => size == expected,
-        Dim::Symbolic { name } => !input.most.iter().any(|(symbol, most)| symbol == name && size > most),
-    };
-    if sizes.len() == input.dims.len() && sizes.iter().zip(&input.dims).all(fits) {
-        return Ok(());
-    }
-    let wanted = |dim: &Dim| match dim {
-        Dim::Static(size) => size.to_string(),
-        Dim::Symbolic { name } => match input.most.iter().find(|(symbol, _)| symbol == name) {
-            Some((_, most)) => format!("at most {most}"),
-            None => "any".to_owned(),
-        },
-    };
-    let wanted: Vec<String> = input.dims.iter().map(wanted).collect();
-    Err(Error::Config(format!("input {} has shape {sizes:?}; the program takes [{}]", input.name, wanted.join(", "))))
-}
-
-fn put(slots: &mut [Slot], value: ValueId, content: Slot) -> Result<()> {
-    match slots.get_mut(value.index()) {
-        Some(slot) => {
-            *slot = content;
-            Ok(())
-        }
-        None => Err(Error::Config(format!("the program names value {} and has none", value.index()))),
-    }
-}
-
-fn tensor_at(slots: &[Slot], value: ValueId) -> Result<&Tensor> {
-    match slots.get(value.index()) {
-        Some(Slot::Tensor(tensor)) => Ok(tensor),
-        _ => Err(Error::Config(format!("the program reads value {} as a tensor before a node made it", value.index()))),
-    }
-}
-
-fn int_at(slots: &[Slot], value: ValueId) -> Result<i64> {
-    match slots.get(value.index()) {
-        Some(Slot::Int(int)) => Ok(*int),
-        // A sym_int made by `aten.item` and its kind arrives as a tensor of one element.
-        Some(Slot::Tensor(tensor)) => tensor.f_int64_value(&[]).doing("reading an integer"),
-        _ => {
-            Err(Error::Config(format!("the program reads value {} as an integer before a node made it", value.index())))
-        }
-    }
-}
-
-impl Step {
-    fn run(&mut self, slots: &mut [Slot], generator: &mut Generator) -> Result<()> {
-        match &mut self.work {
-            Work::Size { tensor, dim, output } => {
-                let sizes = tensor_at(slots, *tensor)?.size();
-                let index = if *dim < 0 { *dim + sizes.len() as i64 } else { *dim };
-                let size = usize::try_from(index).ok().and_then(|index| sizes.get(index).copied());
-                let size = size.ok_or_else(|| Error::Config(format!("node {} asks for dimension {dim}", self.node)))?;
-                put(slots, *output, Slot::Int(size))?;
-            }
-            Work::Scalar { op, arguments, output } => {
-                let values = arguments.iter().map(|argument| match argument {
-                    SymInt::Value(value) => int_at(slots, *value),
-                    SymInt::Const(value) => Ok(*value),
-                });
-                let result = op.apply(&values.collect::<Result<Vec<_>>>()?)?;
-                put(slots, *output, Slot::Int(result))?;
-            }
-            Work::Call { call, tensors, integers, outputs, random, guard } => {
-                if let Guard::BatchNorm { input } = guard {
-                    check_batch_norm(&self.node, tensor_at(slots, *input)?)?;
-                }
-                let given = tensors.iter().map(|&value| tensor_at(slots, value)).collect::<Result<Vec<_>>>()?;
-                let ints = integers.iter().map(|&value| int_at(slots, value)).collect::<Result<Vec<_>>>()?;
-                let failed = |source: Torch| Error::Node { node: self.node.clone(), op: self.op.clone(), source };
-                let mut results = call.run(&given, &ints, random.then_some(generator)).map_err(failed)?;
-                for (index, output) in outputs.iter().enumerate() {
-                    match output {
-                        Output::Tensor(value) => {
-                            put(slots, *value, Slot::Tensor(results.tensor(index).map_err(failed)?))?
-                        }
-                        Output::Tensors(values) => {
-                            let list = results.tensors(index).map_err(failed)?;
-                            if list.len() != values.len() {
-                                return Err(Error::Config(format!(
-                                    "node {} ({}) returned {} tensors where the program expects {}",
-                                    self.node,
-                                    self.op,
-                                    list.len(),
-                                    values.len()
-                                )));
-                            }
-                            for (value, tensor) in values.iter().zip(list) {
-                                put(slots, *value, Slot::Tensor(tensor))?;
-                            }
-                        }
-                        Output::Int(value) => put(slots, *value, Slot::Int(results.int(index).map_err(failed)?))?,
-                        Output::None => {}
-                    }
-                }
-            }
-        }
-        for value in &self.last_uses {
-            put(slots, *value, Slot::Empty)?;
-        }
-        Ok(())
-    }
-}
-
-fn check_batch_norm(node: &str, input: &Tensor) -> Result<()> {
-    let channels = input.size().get(1).copied().unwrap_or(1).max(1);
-    if input.numel() as i64 / channels > 1 {
-        return Ok(());
-    }
-    Err(Error::Config(format!(
-        "batch norm (node {node}) needs more than one value per channel in training and this rank's share of the batch \
-         has shape {:?}; choose batchSize so that every rank has at least 2 rows in every batch, the last one included",
-        input.size()
-    )))
 }
 
 #[cfg(test)]
@@ -326,21 +325,44 @@ mod tests {
         };
         let (mut one, mut same, mut other) = (runner(dropout, 5), runner(dropout, 5), runner(dropout, 6));
         let first = draw(&mut one);
-        // What others draw from the process's generator, or from theirs, makes no difference.
-        tch::manual_seed(99);
-        let _ = Tensor::rand([100], (Kind::Float, Device::Cpu));
+        // What others draw from theirs makes no difference.
         assert_ne!(draw(&mut other), first);
         assert_eq!(draw(&mut same), first);
         assert_ne!(draw(&mut one), first, "the stream goes on");
     }
 
     #[test]
-    fn the_process_generator_is_left_as_it_was() {
-        tch::manual_seed(7);
-        let expected = Vec::<f32>::try_from(Tensor::rand([4], (Kind::Float, Device::Cpu))).unwrap();
-        tch::manual_seed(7);
-        runner(r#"{"type":"dropout","rate":0.5}"#, 1).run(&[ones(8)]).unwrap();
-        assert_eq!(Vec::<f32>::try_from(Tensor::rand([4], (Kind::Float, Device::Cpu))).unwrap(), expected);
+    fn a_saved_random_state_is_gone_on_from() {
+        let dropout = r#"{"type":"dropout","rate":0.5}"#;
+        let draw = |runner: &mut Runner| {
+            Vec::<f32>::try_from(runner.run(&[ones(8)]).unwrap().remove(0).reshape([-1])).unwrap()
+        };
+        let (mut one, mut other) = (runner(dropout, 5), runner(dropout, 6));
+        draw(&mut one);
+        let state = one.random_state().unwrap();
+        let expected = [draw(&mut one), draw(&mut one)];
+        other.set_random_state(&state).unwrap();
+        assert_eq!([draw(&mut other), draw(&mut other)], expected);
+        assert_eq!(one.random_state().unwrap(), other.random_state().unwrap());
+        // PyTorch takes the same bytes; others are refused and change nothing.
+        assert_eq!(state.len(), 5056);
+        assert!(other.set_random_state(&state[1..]).is_err());
+        assert_eq!(one.random_state().unwrap(), other.random_state().unwrap());
+    }
+
+    #[test]
+    fn two_threads_that_draw_at_once_repeat_what_each_draws_alone() {
+        let draws = |seed| {
+            let mut runner = runner(r#"{"type":"dropout","rate":0.5}"#, seed);
+            let draw = |_| Vec::<f32>::try_from(runner.run(&[ones(64)]).unwrap().remove(0).reshape([-1])).unwrap();
+            (0..200).map(draw).collect::<Vec<_>>()
+        };
+        let alone = [draws(1), draws(2)];
+        let (one, other) = std::thread::scope(|scope| {
+            let (one, other) = (scope.spawn(|| draws(1)), scope.spawn(|| draws(2)));
+            (one.join().unwrap(), other.join().unwrap())
+        });
+        assert!(alone == [one, other], "the ranks of one process disturb each other's random numbers");
     }
 
     #[test]
@@ -356,5 +378,33 @@ mod tests {
         let error =
             runner(r#"{"type":"relu"}"#, 0).run(&[Tensor::ones([2, 5], (Kind::Float, Device::Cpu))]).unwrap_err();
         assert!(error.to_string().contains("[2, 5]") && error.to_string().contains("[any, 4]"), "{error}");
+    }
+
+    #[test]
+    fn evaluation_gives_what_module_eval_gives_for_every_layer_with_a_switch() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../integration-tests/golden/evaluation_f32");
+        let program = Program::read(std::fs::read(format!("{path}.pt2")).unwrap()).unwrap();
+        let bytes = std::fs::read(format!("{path}.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let golden = |name: &str| {
+            let view = file.tensor(name).unwrap();
+            let sizes: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+            Tensor::from_data_size(view.data(), &sizes, Kind::Float)
+        };
+        let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap()).collect();
+        let state = State::new(&program, parameters).unwrap();
+        let before: Vec<Tensor> = state.buffers.iter().map(|buffer| buffer.copy()).collect();
+        let evaluated = Runner::evaluation(&program, &state, 1).unwrap().run(&[golden("x")]).unwrap();
+        assert!(before.iter().zip(&state.buffers).all(|(before, after)| before == after), "evaluation wrote a buffer");
+        let trained = Runner::training(&program, &state, 1).unwrap().run(&[golden("x")]).unwrap();
+        let varies = Vec::<f32>::try_from(golden("varies")).unwrap();
+        assert_eq!((program.output_names.len(), evaluated.len(), varies.len()), (20, 20, 20));
+        for (index, name) in program.output_names.iter().enumerate() {
+            let expected = golden(name);
+            let off = |ours: &Tensor| (ours - &expected).abs().max().double_value(&[]);
+            // Sums in another order than on the machine that wrote the file: a few roundings of values of about 1.
+            assert!(off(&evaluated[index]) < 1e-5, "{name} in evaluation is off by {}", off(&evaluated[index]));
+            assert_eq!(off(&trained[index]) > 1e-3, varies[index] > 0.0, "{name} in training");
+        }
     }
 }

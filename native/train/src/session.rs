@@ -4,15 +4,16 @@
 //! stands) → *fitting* → *trained* or *failed*. `fit` runs on the caller's thread. `abort` may come from any thread at
 //! any time, wakes whatever the session waits for, and is final. Dropping a session leaves the group.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kindling_collective::{self as collective, Aborter, Communicator, Endpoint, Listener, Secret};
 use kindling_program::Program;
-use kindling_shards::ShardStore;
+use kindling_shards::{self as shards, Budget, Canceller, Column, FetchSpec, Piece, Shard, ShardStore};
 use serde::Deserialize;
 
-use crate::data::RankData;
+use crate::data::{Elsewhere, RankData};
 use crate::error::{Error, Result};
 use crate::fit::{self, TrainingConfig};
 use crate::plan::ShardRef;
@@ -50,12 +51,37 @@ pub struct SessionConfig {
     pub device: Device,
     /// How long to wait for all ranks to come together.
     pub rendezvous_timeout_ms: u64,
-    /// How long an operation may wait for a peer.
+    /// How long an operation may wait for a peer that is alive but does not come.
     pub collective_timeout_ms: u64,
+    /// How often ranks tell each other that they are alive; one that misses three is given up.
+    pub heartbeat_ms: u64,
+    /// After how long an operation that waits is logged, with the ranks that are missing.
+    pub stall_warning_ms: u64,
+    /// Whether what ranks tell each other over the network is encrypted.
+    pub encrypted: bool,
+    /// TCP connections between each two ranks that share the bytes of long operations; one by default.
+    #[serde(default = "one")]
+    pub sockets_per_link: usize,
+    /// Where the last operations of a rank that fails are written; nowhere by default.
+    #[serde(default)]
+    pub record_folder: Option<PathBuf>,
     /// Where every partition lies, in partition order.
     pub shards: Vec<ShardRef>,
+    /// The columns of every partition; needed where rows are fetched.
+    #[serde(default)]
+    pub columns: Vec<Column>,
+    /// How much memory all rows of the process may take; no bound by default.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Runs that have shards in this process, or will; those of others end when rows are fetched.
+    #[serde(default)]
+    pub live_runs: Vec<String>,
     /// How to train.
     pub training: TrainingConfig,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl SessionConfig {
@@ -76,6 +102,8 @@ pub struct Session {
     store: Arc<ShardStore>,
     stage: Mutex<Stage>,
     aborter: Aborter,
+    /// Ends a fetch of rows when the session is aborted.
+    canceller: Canceller,
 }
 
 enum Stage {
@@ -109,9 +137,14 @@ impl Session {
     ) -> Result<Session> {
         config.check()?;
         tch::set_num_threads(config.threads);
-        let replica = Box::new(Replica::new(program, weights, &config.training, config.rank)?);
-        let listener = Listener::bind(&config.host)?;
-        Ok(Session { config, store, stage: Mutex::new(Stage::Opened { replica, listener }), aborter: Aborter::new() })
+        config.training.check_validation(config.shards.iter().map(|shard| shard.validation_rows).sum())?;
+        let rows = config.shards.iter().map(|shard| shard.rows).sum();
+        let total = fit::order(&config.training, rows).steps() * config.training.max_epochs;
+        let replica = Box::new(Replica::of_run(program, weights, &config.training, config.rank, Some(total))?);
+        let bind = if config.encrypted { Listener::bind_encrypted } else { Listener::bind };
+        let listener = bind(&config.host)?;
+        let stage = Mutex::new(Stage::Opened { replica, listener });
+        Ok(Session { config, store, stage, aborter: Aborter::new(), canceller: Canceller::default() })
     }
 
     /// Where peers find this rank.
@@ -144,13 +177,16 @@ impl Session {
                 self.config.world
             )));
         }
+        let secret = Secret::from_hex(&self.config.secret)?;
+        let millis = Duration::from_millis;
         let options = collective::Options {
-            run: self.config.run.clone(),
-            attempt: self.config.attempt,
-            rank: self.config.rank,
-            secret: Secret::from_hex(&self.config.secret)?,
-            rendezvous_timeout: Duration::from_millis(self.config.rendezvous_timeout_ms),
-            operation_timeout: Duration::from_millis(self.config.collective_timeout_ms),
+            rendezvous_timeout: millis(self.config.rendezvous_timeout_ms),
+            operation_timeout: millis(self.config.collective_timeout_ms),
+            heartbeat: millis(self.config.heartbeat_ms),
+            stall_warning: millis(self.config.stall_warning_ms),
+            sockets_per_link: self.config.sockets_per_link,
+            record_folder: self.config.record_folder.clone(),
+            ..collective::Options::new(self.config.run.clone(), self.config.attempt, self.config.rank, secret)
         };
         Ok(collective::connect(listener, roster, options, &self.aborter)?)
     }
@@ -165,10 +201,12 @@ impl Session {
             };
         // Thread counts belong to the calling thread, which need not be the one that opened the session.
         tch::set_num_threads(self.config.threads);
+        let group = Arc::clone(&communicator);
         let mut sync = Sync::new(communicator);
         // Told also when a panic passes through here, before the communicator is dropped without a word.
         let farewell = OnUnwind { session: self };
-        let report = self.train(&mut replica, &processes, &mut sync, events);
+        let report =
+            replica.synchronise(&*group).and_then(|()| self.train(&mut replica, &processes, &mut sync, events));
         std::mem::forget(farewell);
         if let Err(error) = &report {
             self.aborter.abort(&format!("rank {} failed: {error}", self.config.rank));
@@ -185,13 +223,60 @@ impl Session {
     ) -> Result<FitReport> {
         let config = &self.config;
         let processes: Vec<&str> = processes.iter().map(String::as_str).collect();
-        let loss = config.training.loss;
-        let data = RankData::open(&self.store, &config.shards, &processes, config.rank, &replica.program, loss)?;
+        let fetch = |wanted: &[Elsewhere<'_>]| self.fetch(wanted);
+        let data = RankData::open(
+            &self.store,
+            &config.shards,
+            &processes,
+            config.rank,
+            &replica.program,
+            &replica.judge,
+            &fetch,
+        )?;
         let rows = config.shards.iter().map(|shard| shard.rows).sum();
         let mut emit = |event: &Event| {
             if config.rank == 0 { events(event).map_err(Error::Listener) } else { Ok(()) }
         };
         fit::fit(replica, &data, sync, &config.training, rows, &|| self.alive(), &mut emit)
+    }
+
+    /// Brings rows of other processes into this one's store.
+    fn fetch(&self, wanted: &[Elsewhere<'_>]) -> Result<Vec<Arc<Shard>>> {
+        let config = &self.config;
+        let piece = |wanted: &Elsewhere<'_>| {
+            let shard = wanted.shard;
+            let endpoint = shard.endpoint.clone().ok_or_else(|| {
+                Error::Config(format!(
+                    "rank {} needs rows of partition {}, which process {} holds and does not serve",
+                    config.rank, shard.partition, shard.process
+                ))
+            })?;
+            let (partition, key) = (shard.partition, shard.key);
+            Ok(Piece { endpoint, partition, key, split: wanted.split, first: wanted.first, rows: wanted.rows })
+        };
+        let begun = Instant::now();
+        let spec = FetchSpec {
+            run: config.run.clone(),
+            secret: shards::Secret::from_hex(&config.secret)?,
+            live_runs: config.live_runs.clone(),
+            columns: config.columns.clone(),
+            budget: config.budget.clone(),
+            pieces: wanted.iter().map(piece).collect::<Result<_>>()?,
+            timeout_ms: FetchSpec::TIMEOUT_MS,
+            tries: FetchSpec::TRIES,
+        };
+        let reports = self.store.fetch(&spec, &self.canceller)?;
+        let (rows, bytes) = reports
+            .iter()
+            .fold((0, 0), |(rows, bytes), report| (rows + report.rows + report.validation_rows, bytes + report.bytes));
+        log::info!(
+            "run {}: rank {} fetched {rows} rows ({bytes} bytes) of {} partitions from other executors in {:.2} s",
+            config.run,
+            config.rank,
+            wanted.len(),
+            begun.elapsed().as_secs_f64()
+        );
+        Ok(reports.iter().map(|report| self.store.shard(report.key)).collect::<std::result::Result<_, _>>()?)
     }
 
     /// The weights after a fit, as safetensors under PyTorch's names.
@@ -205,6 +290,7 @@ impl Session {
     /// Ends the session from any thread: what it waits for fails, and so does everything after. The first reason stays.
     pub fn abort(&self, reason: &str) {
         self.aborter.abort(reason);
+        self.canceller.cancel(reason);
     }
 
     fn alive(&self) -> Result<()> {

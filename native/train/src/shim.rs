@@ -1,16 +1,14 @@
-//! The Rust half of the libtorch shim (`shim/shim.h`): operator calls through the dispatcher, generators, and the
-//! gradient of a parameter.
+//! The Rust half of the libtorch shim (`shim/shim.h`): operator calls through the dispatcher, and generators.
 //!
 //! Ownership: a [`Call`] and a [`Generator`] own their C++ object and free it once, on drop. Tensors cross as the heap
 //! `at::Tensor` that tch holds: lent for the time of a call, or handed over to become a [`Tensor`]. No C++ exception
-//! leaves the shim (each of its functions catches) and no Rust panic enters it (the one callback does not panic).
+//! leaves the shim: each of its functions catches.
 #![allow(unsafe_code, reason = "the border to the C++ shim")]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use kindling_program::Scalar;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -23,6 +21,35 @@ struct KdCall {
 #[repr(C)]
 struct KdGenerator {
     _private: [u8; 0],
+}
+
+/// A number as it crosses the border; see `shim.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct KdNumber {
+    kind: u8,
+    integer: i64,
+    real: f64,
+}
+
+impl From<Scalar> for KdNumber {
+    fn from(scalar: Scalar) -> KdNumber {
+        match scalar {
+            Scalar::Int(integer) => KdNumber { kind: 0, integer, real: 0.0 },
+            Scalar::Float(real) => KdNumber { kind: 1, integer: 0, real },
+            Scalar::Bool(truth) => KdNumber { kind: 2, integer: i64::from(truth), real: 0.0 },
+        }
+    }
+}
+
+impl From<KdNumber> for Scalar {
+    fn from(number: KdNumber) -> Scalar {
+        match number.kind {
+            0 => Scalar::Int(number.integer),
+            1 => Scalar::Float(number.real),
+            _ => Scalar::Bool(number.integer != 0),
+        }
+    }
 }
 
 #[rustfmt::skip]
@@ -43,29 +70,29 @@ unsafe extern "C" {
     fn kd_call_set_device(call: *mut KdCall, argument: *const c_char, device: *const c_char) -> bool;
     fn kd_call_bind_tensor(call: *mut KdCall, argument: *const c_char) -> bool;
     fn kd_call_bind_tensors(call: *mut KdCall, argument: *const c_char, present: *const bool, count: usize) -> bool;
-    fn kd_call_bind_int(call: *mut KdCall, argument: *const c_char) -> bool;
-    fn kd_call_bind_ints(call: *mut KdCall, argument: *const c_char, values: *const i64, variable: *const bool, count: usize) -> bool;
-    fn kd_call_run(call: *mut KdCall, tensors: *const *mut C_tensor, tensor_count: usize, integers: *const i64,
-                   integer_count: usize, generator: *mut KdGenerator) -> bool;
+    fn kd_call_bind_number(call: *mut KdCall, argument: *const c_char) -> bool;
+    fn kd_call_bind_numbers(call: *mut KdCall, argument: *const c_char, values: *const KdNumber, variable: *const bool, count: usize) -> bool;
+    fn kd_call_run(call: *mut KdCall, tensors: *const *mut C_tensor, tensor_count: usize, numbers: *const KdNumber,
+                   number_count: usize, generator: *mut KdGenerator) -> bool;
     fn kd_call_take_tensor(call: *mut KdCall, index: usize) -> *mut C_tensor;
     fn kd_call_list_length(call: *mut KdCall, index: usize, length: *mut usize) -> bool;
     fn kd_call_take_list_tensor(call: *mut KdCall, index: usize, element: usize) -> *mut C_tensor;
-    fn kd_call_take_int(call: *mut KdCall, index: usize, value: *mut i64) -> bool;
+    fn kd_call_take_number(call: *mut KdCall, index: usize, number: *mut KdNumber) -> bool;
     fn kd_call_clear(call: *mut KdCall);
     fn kd_generator_new(seed: u64) -> *mut KdGenerator;
     fn kd_generator_free(generator: *mut KdGenerator);
-    fn kd_set_grad(parameter: *const C_tensor, grad: *const C_tensor) -> bool;
-    fn kd_on_accumulated(parameter: *const C_tensor, hook: extern "C" fn(*mut c_void), context: *mut c_void) -> bool;
-    fn kd_clear_hook(parameter: *const C_tensor) -> bool;
+    fn kd_generator_clone(generator: *const KdGenerator) -> *mut KdGenerator;
+    fn kd_generator_state(generator: *const KdGenerator) -> *mut C_tensor;
+    fn kd_generator_set_state(generator: *mut KdGenerator, state: *const C_tensor) -> bool;
 }
 
-fn last_error() -> Torch {
+pub(crate) fn last_error() -> Torch {
     // SAFETY: the shim returns a NUL-terminated string of this thread, valid until its next failing call here.
     let message = unsafe { CStr::from_ptr(kd_last_error()) };
     Torch::new(&message.to_string_lossy())
 }
 
-fn check(done: bool) -> Result<(), Torch> {
+pub(crate) fn check(done: bool) -> Result<(), Torch> {
     if done { Ok(()) } else { Err(last_error()) }
 }
 
@@ -147,31 +174,39 @@ impl Call {
         check(unsafe { kd_call_bind_tensors(self.0.as_ptr(), argument.as_ptr(), present.as_ptr(), present.len()) })
     }
 
-    /// Binds an argument to the next integer that `run` is given.
-    pub(crate) fn bind_int(&mut self, argument: &str) -> Result<(), Torch> {
+    /// Binds an argument to the next number that `run` is given.
+    pub(crate) fn bind_number(&mut self, argument: &str) -> Result<(), Torch> {
         let argument = c_string(argument)?;
         // SAFETY: as above.
-        check(unsafe { kd_call_bind_int(self.0.as_ptr(), argument.as_ptr()) })
+        check(unsafe { kd_call_bind_number(self.0.as_ptr(), argument.as_ptr()) })
     }
 
-    /// Binds a list argument: `None` takes the next integer, `Some` is constant.
-    pub(crate) fn bind_ints(&mut self, argument: &str, values: &[Option<i64>]) -> Result<(), Torch> {
+    /// Binds a list argument: `None` takes the next number, `Some` is constant.
+    pub(crate) fn bind_numbers(&mut self, argument: &str, values: &[Option<Scalar>]) -> Result<(), Torch> {
         let argument = c_string(argument)?;
-        let constants: Vec<i64> = values.iter().map(|value| value.unwrap_or(0)).collect();
+        let constants: Vec<KdNumber> =
+            values.iter().map(|value| value.map_or_else(KdNumber::default, Into::into)).collect();
         let variable: Vec<bool> = values.iter().map(Option::is_none).collect();
         // SAFETY: as above; both slices have `values.len()` elements and are copied.
         check(unsafe {
-            kd_call_bind_ints(self.0.as_ptr(), argument.as_ptr(), constants.as_ptr(), variable.as_ptr(), values.len())
+            kd_call_bind_numbers(
+                self.0.as_ptr(),
+                argument.as_ptr(),
+                constants.as_ptr(),
+                variable.as_ptr(),
+                values.len(),
+            )
         })
     }
 
-    /// Runs the operator on the bound tensors and integers, in the order they were bound.
+    /// Runs the operator on the bound tensors and numbers, in the order they were bound.
     pub(crate) fn run(
         &mut self,
         tensors: &[&Tensor],
-        integers: &[i64],
+        numbers: &[Scalar],
         generator: Option<&mut Generator>,
     ) -> Result<Results<'_>, Torch> {
+        let numbers: Vec<KdNumber> = numbers.iter().map(|&number| number.into()).collect();
         // Most operators take a handful of tensors: no allocation for those.
         let mut few = [std::ptr::null_mut(); 8];
         let many: Vec<*mut C_tensor>;
@@ -185,17 +220,10 @@ impl Call {
             &many
         };
         let generator = generator.map_or(std::ptr::null_mut(), |generator| generator.0.as_ptr());
-        // SAFETY: pointers and integers are lent for the call; the tensors are alive (borrowed) and the shim copies the
+        // SAFETY: pointers and numbers are lent for the call; the tensors are alive (borrowed) and the shim copies the
         // handles it keeps. `&mut self` and `&mut Generator` keep other threads out.
         check(unsafe {
-            kd_call_run(
-                self.0.as_ptr(),
-                pointers.as_ptr(),
-                pointers.len(),
-                integers.as_ptr(),
-                integers.len(),
-                generator,
-            )
+            kd_call_run(self.0.as_ptr(), pointers.as_ptr(), pointers.len(), numbers.as_ptr(), numbers.len(), generator)
         })?;
         Ok(Results(self))
     }
@@ -232,12 +260,12 @@ impl Results<'_> {
             .collect()
     }
 
-    /// The `index`-th return value, an integer.
-    pub(crate) fn int(&mut self, index: usize) -> Result<i64, Torch> {
-        let mut value = 0;
-        // SAFETY: the call lives; `value` is written on success.
-        check(unsafe { kd_call_take_int(self.0.0.as_ptr(), index, &raw mut value) })?;
-        Ok(value)
+    /// The `index`-th return value, a number.
+    pub(crate) fn number(&mut self, index: usize) -> Result<Scalar, Torch> {
+        let mut number = KdNumber::default();
+        // SAFETY: the call lives; `number` is written on success.
+        check(unsafe { kd_call_take_number(self.0.0.as_ptr(), index, &raw mut number) })?;
+        Ok(number.into())
     }
 }
 
@@ -248,7 +276,7 @@ impl Drop for Results<'_> {
     }
 }
 
-fn owned(tensor: *mut C_tensor) -> Result<Tensor, Torch> {
+pub(crate) fn owned(tensor: *mut C_tensor) -> Result<Tensor, Torch> {
     if tensor.is_null() {
         return Err(last_error());
     }
@@ -267,70 +295,31 @@ impl Generator {
         // SAFETY: takes no pointers.
         NonNull::new(unsafe { kd_generator_new(seed) }).map(Generator).ok_or_else(last_error)
     }
+
+    /// Another generator that goes on from the same place.
+    pub(crate) fn copied(&self) -> Result<Generator, Torch> {
+        // SAFETY: the generator lives as long as self; the result is ours.
+        NonNull::new(unsafe { kd_generator_clone(self.0.as_ptr()) }).map(Generator).ok_or_else(last_error)
+    }
+
+    /// Where it stands: the bytes of `torch.Generator.get_state()`.
+    pub(crate) fn state(&self) -> Result<Vec<u8>, Torch> {
+        // SAFETY: as above; a non-null result is a heap tensor that is ours from here on.
+        let state = owned(unsafe { kd_generator_state(self.0.as_ptr()) })?;
+        Vec::<u8>::try_from(&state).map_err(|error| Torch::new(&error.to_string()))
+    }
+
+    /// Goes on from where `state` was taken. A failure changes nothing.
+    pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<(), Torch> {
+        let state = Tensor::f_from_slice(state).map_err(|error| Torch::new(&error.to_string()))?;
+        // SAFETY: both live for the call; the shim copies.
+        check(unsafe { kd_generator_set_state(self.0.as_ptr(), state.as_ptr()) })
+    }
 }
 
 impl Drop for Generator {
     fn drop(&mut self) {
         // SAFETY: made by kd_generator_new, freed once.
         unsafe { kd_generator_free(self.0.as_ptr()) }
-    }
-}
-
-/// Makes `grad` the place where backward accumulates the gradient of `parameter`.
-pub(crate) fn set_grad(parameter: &Tensor, grad: &Tensor) -> Result<(), Torch> {
-    // SAFETY: both tensors are alive; the shim copies the handle.
-    check(unsafe { kd_set_grad(parameter.as_ptr(), grad.as_ptr()) })
-}
-
-/// One flag per parameter, raised when backward has accumulated into it.
-///
-/// The hooks hold a pointer to the flags, so this owns them together with the parameters and takes the hooks off before
-/// it drops them.
-pub(crate) struct AccumulationFlags {
-    flags: Arc<[AtomicBool]>,
-    parameters: Vec<Tensor>,
-}
-
-extern "C" fn raise(context: *mut c_void) {
-    // SAFETY: `context` is the AtomicBool of this parameter, kept alive by AccumulationFlags until the hook is off.
-    let flag = unsafe { &*context.cast_const().cast::<AtomicBool>() };
-    flag.store(true, Ordering::Relaxed);
-}
-
-impl AccumulationFlags {
-    /// Hangs a hook on each parameter (a leaf that requires a gradient).
-    pub(crate) fn watch(parameters: &[Tensor]) -> Result<AccumulationFlags, Torch> {
-        let flags: Arc<[AtomicBool]> = parameters.iter().map(|_| AtomicBool::new(false)).collect();
-        let mut watching = AccumulationFlags { flags: Arc::clone(&flags), parameters: Vec::new() };
-        for (parameter, flag) in parameters.iter().zip(flags.iter()) {
-            let context = std::ptr::from_ref(flag).cast_mut().cast();
-            // SAFETY: the parameter is alive; the context outlives the hook (see the type).
-            check(unsafe { kd_on_accumulated(parameter.as_ptr(), raise, context) })?;
-            watching.parameters.push(parameter.shallow_clone());
-        }
-        Ok(watching)
-    }
-
-    /// Whether parameter `index` got a gradient since the last `reset`.
-    pub(crate) fn raised(&self, index: usize) -> bool {
-        self.flags.get(index).is_some_and(|flag| flag.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn reset(&self) {
-        for flag in self.flags.iter() {
-            flag.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for AccumulationFlags {
-    fn drop(&mut self) {
-        for parameter in &self.parameters {
-            // SAFETY: the parameter is alive. A failure leaves the hook on, and then the flags must outlive it.
-            if !unsafe { kd_clear_hook(parameter.as_ptr()) } {
-                log::error!("a gradient hook could not be removed ({}); its flags are leaked", last_error());
-                std::mem::forget(Arc::clone(&self.flags));
-            }
-        }
     }
 }

@@ -3,54 +3,133 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kindling_collective::{Buffer, Communicator, DType, ReduceOp};
+use kindling_collective::{Buffer, Communicator, DType, ReduceOp, Work};
 use tch::{Kind, Tensor};
 
-use crate::error::{Doing, Result};
-use crate::parameters::ParameterStore;
+use crate::error::{Doing, Error, Result};
 use crate::tensors::{self, Lent};
 
 /// One rank's side of the conversation. Alone in the world it says nothing.
 pub(crate) struct Sync {
-    communicator: Arc<dyn Communicator>,
+    communicator: Option<Arc<dyn Communicator>>,
     waited: Duration,
+    overlapped: Duration,
+}
+
+/// The gradients of one step on their way: all-reduces in flight, in the order in which they were started.
+pub(crate) struct Exchange {
+    communicator: Arc<dyn Communicator>,
+    works: Vec<Work>,
+    /// The first failure; nothing starts after it.
+    failure: Option<Error>,
+    first_start: Option<Instant>,
+    /// From the first start to the end of backward.
+    overlapped: Duration,
+}
+
+impl Exchange {
+    /// Starts the sum of `grads` over the ranks, and lends it to the communicator until it is waited for.
+    pub(crate) fn start(&mut self, grads: &Tensor, kind: Kind) {
+        self.first_start.get_or_insert_with(Instant::now);
+        let buffer = |region| Ok(Buffer::new(Box::new(region), tensors::wire_dtype(kind)?));
+        let started = Lent::new(grads)
+            .and_then(buffer)
+            .and_then(|buffer| Ok(self.communicator.start_all_reduce(buffer, ReduceOp::Sum)?));
+        match (started, &self.failure) {
+            (_, Some(_)) => {}
+            (Ok(work), None) => self.works.push(work),
+            (Err(error), None) => self.failure = Some(error),
+        }
+    }
+
+    /// Notes that nothing is computed any more while the started sums go on.
+    pub(crate) fn backward_is_over(&mut self) {
+        self.overlapped = self.first_start.map_or(Duration::ZERO, |start| start.elapsed());
+    }
+
+    /// Sums `figures` over the ranks as the last of the step, and waits for everything.
+    fn wait(mut self, figures: &mut [f64]) -> Result<()> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let last = start_figures(&*self.communicator, figures, ReduceOp::Sum)?;
+        for work in self.works.drain(..) {
+            work.wait()?;
+        }
+        read_figures(last, figures)
+    }
+}
+
+fn start_figures(communicator: &dyn Communicator, figures: &[f64], op: ReduceOp) -> Result<Work> {
+    let bytes: Vec<u8> = figures.iter().flat_map(|figure| figure.to_ne_bytes()).collect();
+    Ok(communicator.start_all_reduce(Buffer::new(Box::new(bytes), DType::F64), op)?)
+}
+
+fn read_figures(work: Work, figures: &mut [f64]) -> Result<()> {
+    let mut region = work.wait()?.into_region();
+    for (figure, bytes) in figures.iter_mut().zip(region.bytes().as_chunks::<8>().0) {
+        *figure = f64::from_ne_bytes(*bytes);
+    }
+    Ok(())
 }
 
 impl Sync {
+    /// A rank of a group.
     pub(crate) fn new(communicator: Arc<dyn Communicator>) -> Sync {
-        Sync { communicator, waited: Duration::ZERO }
+        let communicator = (communicator.size() > 1).then_some(communicator);
+        Sync { communicator, waited: Duration::ZERO, overlapped: Duration::ZERO }
+    }
+
+    /// A rank that is the whole group.
+    pub(crate) fn alone() -> Sync {
+        Sync { communicator: None, waited: Duration::ZERO, overlapped: Duration::ZERO }
     }
 
     /// Number of ranks.
     pub(crate) fn world(&self) -> usize {
-        self.communicator.size()
+        self.communicator.as_ref().map_or(1, |communicator| communicator.size())
     }
 
-    fn alone(&self) -> bool {
-        self.world() == 1
-    }
-
-    /// Time spent waiting for others, transfers included.
+    /// Time in which this rank did nothing but wait for others and for transfers.
     pub(crate) fn waited(&self) -> Duration {
         self.waited
     }
 
-    /// Sums gradients and tail over the ranks.
-    pub(crate) fn sum_gradients(&mut self, parameters: &ParameterStore) -> Result<()> {
-        if self.alone() {
-            return Ok(());
-        }
+    /// Time in which gradients travelled while backward still ran: from the start of a step's first bucket to the end of
+    /// its backward.
+    pub(crate) fn overlapped(&self) -> Duration {
+        self.overlapped
+    }
+
+    /// An exchange for one step; none if there is nobody to exchange with.
+    pub(crate) fn exchange(&self) -> Option<Exchange> {
+        self.communicator.as_ref().map(|communicator| Exchange {
+            communicator: Arc::clone(communicator),
+            works: Vec::new(),
+            failure: None,
+            first_start: None,
+            overlapped: Duration::ZERO,
+        })
+    }
+
+    /// Ends an exchange: sums `figures` too, and waits for all.
+    pub(crate) fn receive(&mut self, exchange: Exchange, figures: &mut [f64]) -> Result<()> {
         let begun = Instant::now();
-        let mut works = Vec::new();
-        for flat in &parameters.flats {
-            let buffer = Buffer::new(Box::new(Lent::new(&flat.reduced)?), tensors::wire_dtype(flat.kind)?);
-            works.push(self.communicator.start_all_reduce(buffer, ReduceOp::Sum)?);
-        }
-        for work in works {
-            work.wait()?;
-        }
+        self.overlapped += exchange.overlapped;
+        exchange.wait(figures)?;
         self.waited += begun.elapsed();
         Ok(())
+    }
+
+    /// Collects every rank's figures, in rank order; their number may differ.
+    pub(crate) fn gather(&mut self, figures: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let Some(communicator) = &self.communicator else { return Ok(vec![figures.to_vec()]) };
+        let begun = Instant::now();
+        let bytes = figures.iter().flat_map(|figure| figure.to_le_bytes()).collect();
+        let all = communicator.start_all_gather_bytes(bytes)?.wait()?;
+        self.waited += begun.elapsed();
+        let read = |bytes: &Vec<u8>| bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+        Ok(all.iter().map(read).collect())
     }
 
     /// Sums a few figures over the ranks.
@@ -58,17 +137,15 @@ impl Sync {
         self.reduce(figures, ReduceOp::Sum)
     }
 
+    /// Takes the largest of each figure over the ranks.
+    pub(crate) fn max(&mut self, figures: &mut [f64]) -> Result<()> {
+        self.reduce(figures, ReduceOp::Max)
+    }
+
     fn reduce(&mut self, figures: &mut [f64], op: ReduceOp) -> Result<()> {
-        if self.alone() {
-            return Ok(());
-        }
+        let Some(communicator) = &self.communicator else { return Ok(()) };
         let begun = Instant::now();
-        let bytes: Vec<u8> = figures.iter().flat_map(|figure| figure.to_ne_bytes()).collect();
-        let work = self.communicator.start_all_reduce(Buffer::new(Box::new(bytes), DType::F64), op)?;
-        let mut region = work.wait()?.into_region();
-        for (figure, bytes) in figures.iter_mut().zip(region.bytes().as_chunks::<8>().0) {
-            *figure = f64::from_ne_bytes(*bytes);
-        }
+        read_figures(start_figures(&**communicator, figures, op)?, figures)?;
         self.waited += begun.elapsed();
         Ok(())
     }
@@ -76,7 +153,7 @@ impl Sync {
     /// Makes the given buffers (running statistics) of all ranks equal: floating-point ones become the mean over ranks,
     /// weighted by the rows that each rank trained on in this epoch; others the largest of all ranks (they count).
     pub(crate) fn merge_buffers(&mut self, buffers: &[&Tensor], rows: u64) -> Result<()> {
-        if self.alone() || buffers.is_empty() {
+        if self.communicator.is_none() || buffers.is_empty() {
             return Ok(());
         }
         #[expect(clippy::cast_precision_loss, reason = "a weight; row counts stay far below 2^53")]
@@ -109,28 +186,22 @@ impl Sync {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use kindling_collective::{Aborter, Endpoint, Listener, Options, Secret, connect};
 
     /// Runs `body` on every rank of a group of threads.
-    fn ranks<T: Send>(world: usize, body: impl Fn(usize, Sync) -> T + std::marker::Sync) -> Vec<T> {
+    pub(crate) fn ranks<T: Send>(world: usize, body: impl Fn(usize, Sync) -> T + std::marker::Sync) -> Vec<T> {
         let secret = Secret::generate().unwrap();
         let listeners: Vec<Listener> = (0..world).map(|_| Listener::bind("127.0.0.1").unwrap()).collect();
         let roster: Vec<Endpoint> = listeners.iter().map(|listener| listener.endpoint("here")).collect();
+        // Ranks of one process meet by run, and tests share the process.
+        let run = format!("{roster:?}");
         std::thread::scope(|scope| {
             let start = |(rank, listener): (usize, Listener)| {
-                let (roster, secret, body) = (&roster, secret.clone(), &body);
+                let (roster, run, secret, body) = (&roster, &run, secret.clone(), &body);
                 scope.spawn(move || {
-                    let timeout = Duration::from_secs(10);
-                    let options = Options {
-                        run: "sync".into(),
-                        attempt: 0,
-                        rank,
-                        secret,
-                        rendezvous_timeout: timeout,
-                        operation_timeout: timeout,
-                    };
+                    let options = Options::new(run.clone(), 0, rank, secret);
                     body(rank, Sync::new(connect(listener, roster, options, &Aborter::new()).unwrap()))
                 })
             };

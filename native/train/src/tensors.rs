@@ -6,6 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Doing, Error, Result, Torch};
 
+/// The device that programs run on: the one place that decides it. Devices in an exported graph are those of the machine
+/// that exported it, and this one takes their place.
+pub(crate) fn run_device() -> Device {
+    Device::Cpu
+}
+
 /// libtorch's name for a program's dtype.
 pub(crate) fn kind_of(dtype: DType) -> Kind {
     match dtype {
@@ -102,6 +108,9 @@ pub(crate) fn wire_dtype(kind: Kind) -> Result<kindling_collective::DType> {
     match kind {
         Kind::Float => Ok(kindling_collective::DType::F32),
         Kind::Double => Ok(kindling_collective::DType::F64),
+        Kind::Half => Ok(kindling_collective::DType::F16),
+        Kind::BFloat16 => Ok(kindling_collective::DType::BF16),
+        Kind::Int => Ok(kindling_collective::DType::I32),
         Kind::Int64 => Ok(kindling_collective::DType::I64),
         Kind::Uint8 => Ok(kindling_collective::DType::U8),
         other => Err(Error::Config(format!("tensors of kind {other:?} are not reduced between ranks"))),

@@ -27,11 +27,7 @@ fn named<'a>(program: &'a Program, state: &'a State) -> impl Iterator<Item = (&'
 pub(crate) fn write(program: &Program, state: &State) -> Result<Vec<u8>> {
     let mut views = BTreeMap::new();
     for (name, tensor) in named(program, state) {
-        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_contiguous()).doing("reading the weights")?;
-        views.insert(
-            name.to_owned(),
-            Weight { dtype: dtype_of(name, tensor.kind())?, shape: shape_of(&tensor), tensor },
-        );
+        views.insert(name.to_owned(), Weight::new(name, tensor)?);
     }
     safetensors::serialize(views, None)
         .map_err(|error| Error::Weights(format!("the weights cannot be written: {error}")))
@@ -47,11 +43,7 @@ pub(crate) fn read(program: &Program, state: &State, bytes: &[u8]) -> Result<()>
         let stored = file
             .tensor(name)
             .map_err(|_| Error::Weights(format!("the weights lack {name}: they belong to another program")))?;
-        check_same(name, tensor, &stored)?;
-        let values =
-            Tensor::f_from_data_size(stored.data(), &tensor.size(), tensor.kind()).doing("reading the weights")?;
-        let mut place = tensor.f_detach().doing("replacing the weights")?;
-        place.f_copy_(&values).doing("replacing the weights")?;
+        overwrite(name, tensor, &stored)?;
         known += 1;
     }
     if file.len() != known {
@@ -60,6 +52,14 @@ pub(crate) fn read(program: &Program, state: &State, bytes: &[u8]) -> Result<()>
         return Err(Error::Weights(format!("the weights hold {stranger}, which the program does not have")));
     }
     Ok(())
+}
+
+/// Fills `place` with what is stored, which must have its shape and dtype.
+pub(crate) fn overwrite(name: &str, place: &Tensor, stored: &TensorView<'_>) -> Result<()> {
+    check_same(name, place, stored)?;
+    let values = Tensor::f_from_data_size(stored.data(), &place.size(), place.kind()).doing("reading the weights")?;
+    let mut place = place.f_detach().doing("replacing the weights")?;
+    place.f_copy_(&values).doing("replacing the weights")
 }
 
 fn check_same(name: &str, tensor: &Tensor, stored: &TensorView<'_>) -> Result<()> {
@@ -97,11 +97,18 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype> {
 }
 
 /// One tensor on its way into a safetensors file.
-struct Weight {
+pub(crate) struct Weight {
     dtype: Dtype,
     shape: Vec<usize>,
     /// Contiguous.
     tensor: Tensor,
+}
+
+impl Weight {
+    pub(crate) fn new(name: &str, tensor: &Tensor) -> Result<Weight> {
+        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_contiguous()).doing("reading the weights")?;
+        Ok(Weight { dtype: dtype_of(name, tensor.kind())?, shape: shape_of(&tensor), tensor })
+    }
 }
 
 impl View for Weight {
@@ -112,7 +119,7 @@ impl View for Weight {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        // `write` made the tensor contiguous, which is all that can fail here.
+        // `new` made the tensor contiguous, which is all that can fail here.
         tensors::bytes(&self.tensor).unwrap_or(&[]).into()
     }
     fn data_len(&self) -> usize {

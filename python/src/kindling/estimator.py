@@ -17,22 +17,25 @@ from kindling.errors import InvalidArgumentError, KindlingError, spark_errors
 from kindling.export import export_for
 from kindling.interrupt import interruptible
 from kindling.jar import installed_libtorch
+from kindling.keras_models import refuse_other_backends
+from kindling.keras_weights import weights_of
 from kindling.keywords import check
-from kindling.layers import Sequential
+from kindling.layers.network import Model, Sequential, read_network
 from kindling.params import InferenceParams, TrainingParams
 from kindling.summary import TrainingSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import TypeGuard
 
+    import numpy as np
     import torch
     from py4j.java_gateway import JavaObject
     from pyspark.ml.param import Param
     from pyspark.sql import DataFrame
     from typing_extensions import Self, Unpack
 
-    Network = str | Path | torch.nn.Module | Sequential
+    Network = str | Path | torch.nn.Module | Sequential | Model
 
 
 class Settings(TypedDict, total=False):
@@ -41,6 +44,21 @@ class Settings(TypedDict, total=False):
     model: Network | None
     layers: str | None
     loss: str
+    predictionOutput: str | int
+    labelSmoothing: float
+    classWeights: Sequence[float]
+    ignoreIndex: int
+    posWeight: float | Sequence[float]
+    delta: float
+    beta: float
+    margin: float
+    normDegree: float
+    swap: bool
+    logInput: bool
+    full: bool
+    logTarget: bool
+    blank: int
+    zeroInfinity: bool
     optimizer: str
     learningRate: float
     momentum: float
@@ -48,6 +66,47 @@ class Settings(TypedDict, total=False):
     beta1: float
     beta2: float
     epsilon: float
+    dampening: float | None
+    nesterov: bool
+    amsgrad: bool
+    learningRateDecay: float | None
+    initialAccumulator: float | None
+    alpha: float | None
+    centered: bool
+    trustCoefficient: float | None
+    beta2Decay: float | None
+    epsilon1: float | None
+    epsilon2: float | None
+    clipThreshold: float | None
+    parameterGroups: str | Sequence[Mapping[str, Any]] | None
+    lrSchedule: str
+    warmupSteps: int | None
+    warmupFraction: float | None
+    warmupStart: float | None
+    lrDecaySteps: int | None
+    lrGamma: float | None
+    lrMilestones: Sequence[int] | None
+    lrMin: float | None
+    lrCycleFactor: int | None
+    lrStartFactor: float | None
+    lrEndFactor: float | None
+    lrPower: float | None
+    lrPeakFraction: float | None
+    lrDivFactor: float | None
+    lrFinalDivFactor: float | None
+    lrAnneal: str | None
+    lrPatience: int | None
+    lrMetric: str | None
+    lrThreshold: float | None
+    lrThresholdMode: str | None
+    lrCooldown: int | None
+    gradientClipNorm: float | None
+    gradientClipValue: float | None
+    gradientAccumulationSteps: int
+    emaDecay: float | None
+    precision: str
+    syncBatchNorm: bool
+    activationCheckpointing: str | int | Sequence[str]
     batchSize: int
     maxEpochs: int
     maxIter: int
@@ -56,17 +115,27 @@ class Settings(TypedDict, total=False):
     inputCols: Sequence[str] | None
     inputShapes: str | Sequence[Sequence[int]] | None
     labelCol: str
+    weightCol: str | None
     predictionCol: str
     probabilityCol: str
     validationIndicatorCol: str | None
     validationFraction: float
+    metrics: Sequence[str] | None
+    topK: int | None
+    earlyStoppingPatience: int | None
+    earlyStoppingMetric: str | None
+    earlyStoppingMinDelta: float | None
+    restoreBestWeights: bool
     seed: int
     shuffle: bool
     handleInvalid: str
+    shardMemory: int | str | None
     device: str
     inferBatchSize: int
     rendezvousTimeout: float
     collectiveTimeout: float
+    heartbeatInterval: float
+    stallWarning: float
     slotTimeout: float
     progressInterval: float
     libtorch: str
@@ -108,6 +177,32 @@ class TorchModel(Stage, JavaModel, InferenceParams, JavaMLReadable["TorchModel"]
             # Not through _call_java, which takes bytes from the JVM for a pickle.
             return load(bytes(self._java().weights()))
 
+    def kerasWeights(self, model: Any) -> list[np.ndarray]:
+        """The weights as the Keras model that was exported takes them: `net.set_weights(fitted.kerasWeights(net))`."""
+        try:
+            from safetensors.numpy import load
+        except ImportError as error:
+            raise KindlingError("kerasWeights needs safetensors: pip install kindling[torch]") from error
+        with spark_errors():
+            return weights_of(model, load(bytes(self._java().weights())))
+
+    def exportProgram(self, path: str | Path, mode: str = "training", overwrite: bool = False) -> None:
+        """Write the network with its trained weights as a .pt2 archive, to any path that Spark knows.
+
+        `torch.export.load(path).module()` runs it in Python, and a `TorchEstimator` trains it again. `mode` says what
+        the written program does: "training" as it was trained, dropout and the statistics of batch norm included,
+        "evaluation" as `transform` runs it.
+        """
+        with spark_errors():
+            java = self._java()
+            self._transfer_params_to_java()  # where libtorch is, which writes the program
+            java.exportProgram(_hadoop(path), mode, overwrite)
+
+    def exportWeights(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the weights and buffers by name as a safetensors file, to any path that Spark knows."""
+        with spark_errors():
+            self._java().exportWeights(_hadoop(path), overwrite)
+
     @property
     def summary(self) -> TrainingSummary:
         """How the training went; it is saved with the model."""
@@ -130,7 +225,8 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
     """Trains a network on the rows of a DataFrame, with `numWorkers` replicas inside Spark's executors.
 
     `model` is the network: the path of a .pt2 file that `torch.export` or `kindling.export` wrote, a `torch.nn.Module`
-    (exported on the driver, its input shapes read from the data), or a `Sequential` list of layers. The other keywords
+    (exported on the driver, its input shapes read from the data), a `Sequential` list of layers, or a `Model`, a
+    graph of them. The other keywords
     are Spark ML params under the same names.
 
     >>> estimator = TorchEstimator(model=net, batchSize=256, maxEpochs=5, numWorkers=4)  # doctest: +SKIP
@@ -141,6 +237,7 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
         check("TorchEstimator", settings, Settings.__annotations__)
         super().__init__()
         self._module: torch.nn.Module | None = None
+        self._validation: DataFrame | None = None
         self._java_obj = _new_java_estimator(self.uid)
         self._inference_defaults()
         self._training_defaults()
@@ -158,32 +255,32 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
         return self
 
     def setModel(self, network: Network) -> Self:
-        """Set the network: the path of a .pt2 file, a torch.nn.Module, or a Sequential."""
-        if isinstance(network, Sequential):
+        """Set the network: the path of a .pt2 file, a torch.nn.Module, a Sequential or a Model."""
+        if isinstance(network, Sequential | Model):
             return self.setLayers(network.to_json())
         if isinstance(network, str):
             self._forget_network()
             return self._set(model=network)
         if isinstance(network, Path):
-            # A file of this machine, whatever file system is Spark's default.
-            return self.setModel(f"file://{network.resolve()}")
+            return self.setModel(_hadoop(network))
         if not _is_module(network):
+            refuse_other_backends(network)
             raise InvalidArgumentError(
                 f"model is a {type(network).__name__}: it should be the path of a .pt2 file, a torch.nn.Module,"
-                " or a kindling.Sequential"
+                " a kindling.Sequential or a kindling.Model"
             )
         self._forget_network()
         self._module = network
         return self
 
     def getModel(self) -> Network | None:
-        """The network that the next fit trains; None when none was given. A Sequential comes back as an equal one."""
+        """The network that the next fit trains, if one was given; a Sequential or Model comes back as an equal one."""
         if self.isSet(self.layers):
-            return Sequential.from_json(self.getOrDefault(self.layers))
+            return read_network(self.getOrDefault(self.layers))
         return str(self.getOrDefault(self.model)) if self.isSet(self.model) else self._module
 
     def setLayers(self, layers: str) -> Self:
-        """Set the network as the JSON of a list of layers; `setModel(Sequential([...]))` writes it for you."""
+        """Set the network as the JSON of a list of layers; `setModel` writes it for a Sequential or Model."""
         self._forget_network()
         return self._set(layers=layers)
 
@@ -200,6 +297,23 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
     def _held(self) -> torch.nn.Module | None:
         """The module that only Python holds, unless a param map brought a path or layers since."""
         return None if self.isSet(self.model) or self.isSet(self.layers) else self._module
+
+    def fit(self, dataset: DataFrame, params: Any = None, validation: DataFrame | None = None) -> Any:
+        """Train on the rows of `dataset`, and give the fitted model.
+
+        `params` are as in any estimator of pyspark.ml: a param map, or a list of them for a list of models. All rows of
+        `validation`, which has the columns of `dataset`, are validated on after each epoch.
+        """
+        if validation is None:
+            return super().fit(dataset, params)
+        if is_remote():
+            raise KindlingError(
+                "a second DataFrame cannot be sent over Spark Connect yet: union both, with a boolean column for"
+                " validationIndicatorCol"
+            )
+        holder = self.copy()
+        holder._validation = validation
+        return holder.fit(dataset, params)
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
         with spark_errors():
@@ -222,7 +336,14 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
     def _fit_on_jvm(self, dataset: DataFrame) -> TorchModel:
         if is_remote():  # Spark Connect waits in Python, where Ctrl-C is heard
             return super()._fit(dataset)
-        return interruptible(dataset.sparkSession.sparkContext, partial(super()._fit, dataset))
+        return interruptible(dataset.sparkSession.sparkContext, partial(self._fit_here, dataset))
+
+    def _fit_here(self, dataset: DataFrame) -> TorchModel:
+        if self._validation is None:
+            return super()._fit(dataset)
+        self._transfer_params_to_java()
+        java = self._java_obj.fit(dataset._jdf, self._validation._jdf)  # type: ignore[union-attr]
+        return self._copyValues(self._create_model(java))
 
     def _to_java(self) -> JavaObject:
         """For saving. A module cannot be: what another session needs to read is a file of its own."""
@@ -250,6 +371,11 @@ def _new_java_estimator(uid: str) -> Any:
             "Kindling's jar is not on Spark's class path:"
             ' start the session with .config("spark.jars", kindling.jar_path())'
         ) from None
+
+
+def _hadoop(path: str | Path) -> str:
+    """A path as Spark takes it: a Path is a file of this machine, whatever file system is Spark's default."""
+    return f"file://{path.resolve()}" if isinstance(path, Path) else path
 
 
 def _is_module(value: object) -> TypeGuard[torch.nn.Module]:

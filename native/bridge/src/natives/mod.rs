@@ -4,6 +4,7 @@
 //! below it checks the Rust function against the Java signature, exports it under its JNI name, and catches panics.
 //! Arguments are copied on the way in, so nothing here holds a Java object or an array's elements across a call.
 
+mod export;
 mod model;
 mod process;
 mod session;

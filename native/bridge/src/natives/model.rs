@@ -1,6 +1,7 @@
 //! Natives about models: a program that predicts.
 //!
-//! A prediction runs in the model's own buffers, so one call at a time: a second thread is told so, it never waits.
+//! A prediction runs in buffers that belong to its key, so one call at a time: a second thread is told so, it never waits.
+//! Threads that predict at the same time have a key each, over one copy of the weights, which goes with the last of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
@@ -8,18 +9,30 @@ use jni::Env;
 use jni::objects::{JByteArray, JClass, JLongArray};
 use jni::sys::{jint, jlong};
 use kindling_program::Program;
-use kindling_train::{ModelConfig, Predictor};
+use kindling_train::{Model, ModelConfig, Predictor};
 
 use super::{bytes, count, json, native, optional_bytes, put_addresses};
 use crate::error::{Failure, Kind, Throw};
 use crate::registry::Registry;
 
 /// The open models. Process-wide because keys are: a key says nothing about who holds the object.
-static MODELS: Registry<Mutex<Predictor>> = Registry::new("model");
+static MODELS: Registry<Open> = Registry::new("model");
+
+/// What a key stands for.
+struct Open {
+    model: Arc<Model>,
+    predictor: Mutex<Predictor>,
+}
+
+/// Makes a key for one more thread.
+fn open(model: Arc<Model>) -> Result<jlong, Failure> {
+    let predictor = Mutex::new(model.predictor()?);
+    Ok(MODELS.insert(Open { model, predictor }))
+}
 
 /// The only caller of a model, or an error for a second one.
-fn only_caller(model: &Mutex<Predictor>, key: jlong) -> Result<MutexGuard<'_, Predictor>, Failure> {
-    model.try_lock().map_err(|error| match error {
+fn only_caller(model: &Open, key: jlong) -> Result<MutexGuard<'_, Predictor>, Failure> {
+    model.predictor.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => Failure::InUse { kind: "model", key },
         TryLockError::Poisoned(_) => Failure::Earlier {
             kind: Kind::Native,
@@ -40,8 +53,13 @@ fn model_open<'local>(
     let config: ModelConfig = json(env, &config, "the configuration of the model")?;
     let program = Program::read(Arc::from(bytes(env, &program, "the program")?))?;
     let weights = optional_bytes(env, &weights)?;
-    let predictor = Predictor::open(config, &program, weights.as_deref())?;
-    Ok(MODELS.insert(Mutex::new(predictor)))
+    open(Arc::new(Model::open(config, &program, weights.as_deref())?))
+}
+
+native! { fn model_share(key: jlong) -> jlong }
+
+fn model_share<'local>(_: &mut Env<'local>, _: JClass<'local>, key: jlong) -> Result<jlong, Failure> {
+    open(Arc::clone(&MODELS.get(key)?.model))
 }
 
 native! { fn model_reserve(key: jlong, rows: jint, addresses: jlong[]) }

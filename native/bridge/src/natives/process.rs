@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jni::Env;
 use jni::objects::{JByteArray, JClass};
 use kindling_program::Program;
+use kindling_train::{Outline, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
 use super::{bytes, json, json_array, native, text};
@@ -47,10 +48,13 @@ impl From<LogLevel> for log::LevelFilter {
 
 /// What this library is and can do.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Capabilities {
     kindling: &'static str,
     libtorch: String,
     device: [&'static str; 1],
+    /// What a rank shares with each other one of its machine, for the estimate of memory.
+    shared_bytes_per_peer: u64,
 }
 
 native! { fn start(config: jbyte[]) }
@@ -68,6 +72,7 @@ fn capabilities<'local>(env: &mut Env<'local>, _: JClass<'local>) -> Result<JByt
         kindling: env!("CARGO_PKG_VERSION"),
         libtorch: kindling_train::libtorch_version(),
         device: ["cpu"],
+        shared_bytes_per_peer: kindling_collective::SHARED_BYTES_PER_PEER,
     };
     json_array(env, &capabilities, "the capabilities")
 }
@@ -81,6 +86,19 @@ fn program_inspect<'local>(
 ) -> Result<JByteArray<'local>, Failure> {
     let program = Program::read(Arc::from(bytes(env, &program, "the program")?))?;
     json_array(env, &program.describe(), "the description of the program")
+}
+
+native! { fn program_check(program: jbyte[], training: jbyte[]) -> jbyte[] }
+
+fn program_check<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    program: JByteArray<'local>,
+    training: JByteArray<'local>,
+) -> Result<JByteArray<'local>, Failure> {
+    let program = Program::read(Arc::from(bytes(env, &program, "the program")?))?;
+    let training: TrainingConfig = json(env, &training, "the configuration of the training")?;
+    json_array(env, &Outline::of(program, &training)?, "the outline of the training")
 }
 
 native! { fn self_test(what: jbyte[]) }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use jni::Env;
 use jni::objects::{JByteArray, JClass, JLongArray};
 use jni::sys::{jint, jlong};
-use kindling_shards::{ShardSpec, ShardStore, Split};
+use kindling_shards::{ServeSpec, ShardSpec, ShardStore, Split};
 
 use super::{count, json, json_array, native, put_addresses, text};
 use crate::error::{Failure, Throw};
@@ -67,6 +67,18 @@ fn shard_close<'local>(env: &mut Env<'local>, _: JClass<'local>, key: jlong) -> 
     json_array(env, &report, "the report of the shard")
 }
 
+native! { fn shard_serve(config: jbyte[]) -> jbyte[] }
+
+fn shard_serve<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    config: JByteArray<'local>,
+) -> Result<JByteArray<'local>, Failure> {
+    let spec: ServeSpec = json(env, &config, "the configuration of the server")?;
+    let endpoint = store().serve(spec)?;
+    json_array(env, &endpoint, "the endpoint of the server")
+}
+
 native! { fn shard_discard(key: jlong) }
 
 fn shard_discard<'local>(_: &mut Env<'local>, _: JClass<'local>, key: jlong) -> Result<(), Failure> {
@@ -75,6 +87,21 @@ fn shard_discard<'local>(_: &mut Env<'local>, _: JClass<'local>, key: jlong) -> 
         store().discard(key);
     }
     Ok(())
+}
+
+/// The shards of a run that the driver chose.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kept {
+    run: String,
+    keys: Vec<u64>,
+}
+
+native! { fn shard_retain(kept: jbyte[]) -> jint }
+
+fn shard_retain<'local>(env: &mut Env<'local>, _: JClass<'local>, kept: JByteArray<'local>) -> Result<jint, Failure> {
+    let kept: Kept = json(env, &kept, "the shards to keep")?;
+    Ok(jint::try_from(store().retain(&kept.run, &kept.keys)).unwrap_or(jint::MAX))
 }
 
 native! { fn shard_release(run: jbyte[]) -> jint }

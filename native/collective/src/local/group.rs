@@ -1,7 +1,9 @@
 //! The group inside one process: ranks are threads that meet at each operation.
 //!
 //! # Protocol
-//! - Each rank's n-th start arrives at the n-th *meeting*, with its buffer. Nothing blocks in a start.
+//! - Each rank's n-th start arrives at the n-th *meeting* of its line, with its buffer. Nothing blocks in a start. The
+//!   collective operations are one line, at whose meetings all ranks arrive; the transfers from one rank to another are
+//!   a line of these two.
 //! - The rank that arrives last closes the meeting: it takes it out of `open` and sets its outcome under one lock, so
 //!   every failure comes before or after. A closed meeting succeeds on every rank, whatever happens to the group.
 //! - Small work is done by the last to arrive, inside its start. Larger work is done by the ranks that wait, together;
@@ -17,7 +19,7 @@ use crate::cause::{Cause, Moment};
 use crate::error::Error;
 use crate::lock;
 use crate::operation::{Kind, Operation};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,16 +38,43 @@ struct State {
     present: Vec<bool>,
     /// Which ranks have left again.
     left: Vec<bool>,
-    /// How many operations each rank has started.
-    started: Vec<u64>,
-    /// Meetings that still lack a rank, in order; they close in order, as every rank arrives in order.
-    open: VecDeque<Open>,
+    /// By the two ranks of a transfer; none for the collective operations.
+    lines: BTreeMap<Option<[u32; 2]>, Line>,
     /// Why the group failed, once it has.
     cause: Option<Cause>,
 }
 
+/// The operations of the same ranks, in order.
+struct Line {
+    /// Who takes part.
+    members: Vec<usize>,
+    /// How many operations each member has started.
+    started: Vec<u64>,
+    /// Meetings that still lack a member, in order; they close in order, as every member arrives in order.
+    open: VecDeque<Open>,
+}
+
+impl Line {
+    fn of(members: Vec<usize>) -> Line {
+        Line { started: vec![0; members.len()], members, open: VecDeque::new() }
+    }
+
+    fn seat(&self, rank: usize) -> Option<usize> {
+        self.members.iter().position(|member| *member == rank)
+    }
+}
+
+/// The line of an operation.
+fn line_of(operation: &Operation) -> Option<[u32; 2]> {
+    match operation.kind {
+        Kind::Transfer { from, to } => Some([from, to]),
+        _ => None,
+    }
+}
+
 struct Open {
     meeting: Arc<Meeting>,
+    /// In the order of the members.
     deposits: Vec<Option<Deposit>>,
 }
 
@@ -59,7 +88,7 @@ pub(super) enum Deposit {
 /// One operation of all ranks.
 pub(super) struct Meeting {
     operation: Operation,
-    sequence: u64,
+    pub(super) sequence: u64,
     /// The rank that came first.
     opener: usize,
     /// Set exactly when the meeting is closed.
@@ -82,8 +111,7 @@ impl Group {
             state: Mutex::new(State {
                 present: vec![false; size],
                 left: vec![false; size],
-                started: vec![0; size],
-                open: VecDeque::new(),
+                lines: BTreeMap::from([(None, Line::of((0..size).collect()))]),
                 cause: None,
             }),
             changed: Condvar::new(),
@@ -134,14 +162,9 @@ impl Group {
     /// Brings `rank` to its next meeting.
     pub(super) fn start(&self, rank: usize, operation: Operation, deposit: Deposit) -> Result<Arc<Meeting>, Error> {
         let mut state = lock(&self.state);
-        let Some(started) = state.started.get_mut(rank) else {
-            return Err(Error::invalid(format!("there is no rank {rank} in this group")));
-        };
-        *started += 1;
-        let sequence = *started;
-        let meeting = match arrive(&mut state, rank, sequence, operation, deposit) {
+        let meeting = match arrive(&mut state, rank, operation, deposit) {
             Ok(meeting) => meeting,
-            Err(cause) => {
+            Err((sequence, cause)) => {
                 let moment = Moment { operation: operation.to_string(), sequence, elapsed: Duration::ZERO };
                 let error = cause.error(&moment, &self.endpoints);
                 self.fail_locked(&mut state, cause);
@@ -163,7 +186,9 @@ impl Group {
     }
 
     /// Waits until `meeting` is closed and its work is done, lending a hand.
-    fn finish(&self, meeting: &Meeting, began: Instant, timeout: Duration) -> Result<Outcome, Error> {
+    fn finish(&self, rank: usize, meeting: &Meeting, began: Instant, patience: Patience) -> Result<Outcome, Error> {
+        let Patience { timeout, stall_warning } = patience;
+        let mut warned = stall_warning >= timeout;
         let moment = || Moment {
             operation: meeting.operation.to_string(),
             sequence: meeting.sequence,
@@ -178,12 +203,19 @@ impl Group {
                 return Err(cause.error(&moment(), &self.endpoints));
             }
             let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
-                let cause = late(&state, meeting.sequence);
+                let cause = late(&state, meeting);
                 let error = cause.error(&moment(), &self.endpoints);
                 self.fail_locked(&mut state, cause);
                 return Err(error);
             };
-            state = self.sleep(state, left);
+            let quiet = stall_warning.saturating_sub(began.elapsed());
+            if !warned && quiet.is_zero() {
+                warned = true;
+                let Moment { operation, sequence, .. } = moment();
+                let late = late(&state, meeting);
+                log::warn!("rank {rank} waits in {operation} (operation {sequence}): {late}");
+            }
+            state = self.sleep(state, if warned { left } else { left.min(quiet) });
         };
         drop(state);
         if let Outcome::Buffers(lent) = &outcome {
@@ -205,21 +237,24 @@ impl Group {
         rank: usize,
         meeting: &Meeting,
         began: Instant,
-        timeout: Duration,
+        patience: Patience,
     ) -> Result<Buffer, Error> {
-        match self.finish(meeting, began, timeout)? {
-            Outcome::Buffers(lent) => lent.take(rank).ok_or_else(|| Error::invalid("the buffer was taken before")),
+        match self.finish(rank, meeting, began, patience)? {
+            Outcome::Buffers(lent) => {
+                lent.take(meeting.seat(rank)).ok_or_else(|| Error::invalid("the buffer was taken before"))
+            }
             Outcome::Parts(_) | Outcome::Nothing => Ok(Buffer::empty()),
         }
     }
 
     pub(super) fn finish_parts(
         &self,
+        rank: usize,
         meeting: &Meeting,
         began: Instant,
-        timeout: Duration,
+        patience: Patience,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        match self.finish(meeting, began, timeout)? {
+        match self.finish(rank, meeting, began, patience)? {
             // The last to ask need not copy.
             Outcome::Parts(parts) => Ok(Arc::try_unwrap(parts).unwrap_or_else(|parts| (*parts).clone())),
             Outcome::Buffers(_) | Outcome::Nothing => Ok(Vec::new()),
@@ -237,8 +272,11 @@ impl Group {
         if let Some(left) = state.left.get_mut(rank) {
             *left = true;
         }
-        let lacking = |open: &Open| open.deposits.get(rank).is_some_and(Option::is_none);
-        if state.open.iter().any(lacking) || !state.present.iter().all(|present| *present) {
+        let lacking = |line: &Line| {
+            let lacks = |seat: usize| line.open.iter().any(|open| open.deposits.get(seat).is_some_and(Option::is_none));
+            line.seat(rank).is_some_and(lacks)
+        };
+        if state.lines.values().any(lacking) || !state.present.iter().all(|present| *present) {
             self.fail_locked(&mut state, Cause::Lost { rank, detail: "it has left the group".into() });
         }
     }
@@ -248,7 +286,7 @@ impl Group {
             log::warn!("the group inside this process failed: {cause}");
             state.cause = Some(cause);
             // The buffers of meetings that will never close; nobody works on them.
-            state.open.clear();
+            state.lines.values_mut().for_each(|line| line.open.clear());
         }
         self.changed.notify_all();
     }
@@ -258,54 +296,85 @@ impl Group {
     }
 }
 
-/// Puts the deposit down at the meeting of `sequence` and closes it if nobody lacks; or tells why the group cannot go
-/// on.
+/// Puts the deposit down at the rank's next meeting and closes it if nobody lacks; or tells, with the number of the
+/// operation, why the group cannot go on.
 fn arrive(
     state: &mut State,
     rank: usize,
-    sequence: u64,
     operation: Operation,
     deposit: Deposit,
-) -> Result<Arc<Meeting>, Cause> {
-    if let Some(cause) = &state.cause {
-        return Err(cause.clone());
+) -> Result<Arc<Meeting>, (u64, Cause)> {
+    let State { left, lines, cause, .. } = state;
+    let line = line_of(&operation);
+    let line = lines.entry(line).or_insert_with(|| Line::of(line.into_iter().flatten().map(|r| r as usize).collect()));
+    let nobody = || Cause::Broken { rank, detail: "it takes no part in the operation".into() };
+    let seat = line.seat(rank).ok_or_else(|| (0, nobody()))?;
+    let started = line.started.get_mut(seat).ok_or_else(|| (0, nobody()))?;
+    *started += 1;
+    let sequence = *started;
+    if let Some(cause) = cause {
+        return Err((sequence, cause.clone()));
     }
-    let known = state.open.iter().position(|open| open.meeting.sequence == sequence);
-    let (index, mut open) = match known.and_then(|index| Some((index, state.open.remove(index)?))) {
+    let known = line.open.iter().position(|open| open.meeting.sequence == sequence);
+    let (index, mut open) = match known.and_then(|index| Some((index, line.open.remove(index)?))) {
         Some(found) => found,
         None => {
             let meeting = Arc::new(Meeting { operation, sequence, opener: rank, outcome: OnceLock::new() });
-            (state.open.len(), Open { meeting, deposits: state.left.iter().map(|_| None).collect() })
+            (line.open.len(), Open { meeting, deposits: line.members.iter().map(|_| None).collect() })
         }
     };
     if open.meeting.operation != operation {
         let (ranks, operations) = ([open.meeting.opener, rank], [open.meeting.operation, operation]);
-        return Err(Cause::Mismatch { sequence, ranks, operations });
+        return Err((sequence, Cause::Mismatch { sequence, ranks, operations }));
     }
-    if let Some(gone) = state.left.iter().zip(&open.deposits).position(|(left, deposit)| *left && deposit.is_none()) {
-        return Err(Cause::Lost { rank: gone, detail: "it has left the group".into() });
+    let gone = |member: &usize| left.get(*member).copied().unwrap_or(false);
+    let lacking = line.members.iter().zip(&open.deposits).filter(|(_, deposit)| deposit.is_none());
+    if let Some(gone) = lacking.map(|(member, _)| member).find(|member| gone(member)) {
+        return Err((sequence, Cause::Lost { rank: *gone, detail: "it has left the group".into() }));
     }
-    if let Some(place) = open.deposits.get_mut(rank) {
+    if let Some(place) = open.deposits.get_mut(seat) {
         *place = Some(deposit);
     }
     let meeting = Arc::clone(&open.meeting);
     if open.deposits.iter().all(Option::is_some) {
         let _ = meeting.outcome.set(combine(&operation, open.deposits));
     } else {
-        state.open.insert(index, open);
+        line.open.insert(index, open);
     }
     Ok(meeting)
 }
 
-/// Who keeps the meeting of `sequence` waiting.
-fn late(state: &State, sequence: u64) -> Cause {
-    let missing: Vec<usize> =
-        (0..state.started.len()).filter(|rank| state.started.get(*rank).is_some_and(|n| *n < sequence)).collect();
-    let names: Vec<String> = missing.iter().map(usize::to_string).collect();
+/// Who keeps the meeting waiting.
+fn late(state: &State, meeting: &Meeting) -> Cause {
+    let line = state.lines.get(&line_of(&meeting.operation));
+    let members = line.into_iter().flat_map(|line| line.members.iter().zip(&line.started));
+    let missing: Vec<(u64, usize)> = members
+        .filter(|(_, started)| **started < meeting.sequence)
+        .map(|(member, started)| (*started, *member))
+        .collect();
+    let names: Vec<String> = missing.iter().map(|(_, member)| member.to_string()).collect();
     Cause::Silent {
-        rank: missing.first().copied().unwrap_or(0),
+        // The one that is furthest behind: others may be waiting for it.
+        rank: missing.iter().min().map_or(0, |(_, member)| *member),
         detail: format!("it has not started the operation (missing: rank {})", names.join(", ")),
     }
+}
+
+impl Meeting {
+    /// The place of a rank's buffer among those that were lent.
+    fn seat(&self, rank: usize) -> usize {
+        match self.operation.kind {
+            Kind::Transfer { from, .. } => usize::from(from as usize != rank),
+            _ => rank,
+        }
+    }
+}
+
+/// How long a rank waits, and when it says for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) timeout: Duration,
+    pub(super) stall_warning: Duration,
 }
 
 /// What comes of a meeting at which all ranks have arrived.
@@ -319,14 +388,17 @@ fn combine(operation: &Operation, deposits: Vec<Option<Deposit>>) -> Outcome {
             Deposit::Nothing => {}
         }
     }
-    match operation.kind {
-        Kind::AllReduce(op) => Outcome::Buffers(Arc::new(Lent::new(buffers, Action::Reduce(op)))),
-        Kind::Broadcast { root } => {
-            Outcome::Buffers(Arc::new(Lent::new(buffers, Action::Broadcast { root: root as usize })))
-        }
-        Kind::AllGather => Outcome::Parts(Arc::new(parts)),
-        Kind::Barrier | Kind::Rendezvous => Outcome::Nothing,
-    }
+    let action = match operation.kind {
+        Kind::AllReduce(op) => Action::Reduce { op, wire: operation.wire },
+        Kind::ReduceScatter(op) => Action::Scatter { op },
+        Kind::AllGather => Action::Gather,
+        Kind::AllToAll => Action::Exchange,
+        Kind::Broadcast { root } => Action::Broadcast { root: root as usize },
+        Kind::Transfer { .. } => Action::Broadcast { root: 0 },
+        Kind::AllGatherBytes => return Outcome::Parts(Arc::new(parts)),
+        Kind::Barrier | Kind::Rendezvous => return Outcome::Nothing,
+    };
+    Outcome::Buffers(Arc::new(Lent::new(buffers, action)))
 }
 
 #[cfg(test)]
@@ -336,6 +408,8 @@ mod tests {
     use crate::reduce::ReduceOp;
 
     const LONG: Duration = Duration::from_secs(20);
+    const PATIENT: Patience = Patience { timeout: LONG, stall_warning: LONG };
+    const PAST: Patience = Patience { timeout: Duration::ZERO, stall_warning: LONG };
 
     type Failure = fn(&Group);
 
@@ -346,7 +420,7 @@ mod tests {
     }
 
     fn sum_of(length: usize) -> Operation {
-        Operation { kind: Kind::AllReduce(ReduceOp::Sum), dtype: DType::U8, elements: length as u64 }
+        Operation { elements: length as u64, ..Operation::plain(Kind::AllReduce(ReduceOp::Sum)) }
     }
 
     fn ones(length: usize) -> Deposit {
@@ -363,7 +437,8 @@ mod tests {
                 group.leave(2);
             }),
             ("deadline", |group| {
-                let cause = late(&lock(&group.state), 2);
+                let later = group.start(0, Operation::plain(Kind::Barrier), Deposit::Nothing).unwrap();
+                let cause = late(&lock(&group.state), &later);
                 group.fail(cause);
             }),
         ];
@@ -375,16 +450,12 @@ mod tests {
                     group.start(rank, sum_of(length), ones(length)).unwrap();
                 }
                 // Rank 2 has arrived and has lost its core before it could do anything else.
-                let meeting = {
-                    let mut state = lock(&group.state);
-                    state.started[2] += 1;
-                    arrive(&mut state, 2, 1, sum_of(length), ones(length)).unwrap()
-                };
+                let meeting = { arrive(&mut lock(&group.state), 2, sum_of(length), ones(length)).unwrap() };
                 fail(&group);
                 assert!(lock(&group.state).cause.is_some(), "{name}");
                 for rank in 0..3 {
                     // A deadline that has passed does not matter either.
-                    let mut buffer = group.finish_buffer(rank, &meeting, Instant::now(), Duration::ZERO).unwrap();
+                    let mut buffer = group.finish_buffer(rank, &meeting, Instant::now(), PAST).unwrap();
                     assert!(buffer.bytes().iter().all(|byte| *byte == 3), "{name} {length}: rank {rank}");
                 }
             }
@@ -400,7 +471,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let waiting = [0, 1].map(|rank| {
                     let (group, meeting) = (&group, &meeting);
-                    scope.spawn(move || group.finish_buffer(rank, meeting, Instant::now(), LONG).unwrap())
+                    scope.spawn(move || group.finish_buffer(rank, meeting, Instant::now(), PATIENT).unwrap())
                 });
                 let began = Instant::now();
                 group.start(2, sum_of(60_000), ones(60_000)).unwrap();

@@ -6,17 +6,19 @@ mod lent;
 use crate::abort::{Abort, Aborter};
 use crate::buffer::Buffer;
 use crate::cause::Cause;
-use crate::communicator::{self, Communicator, Gather, Pending, Work};
-use crate::connect::{Endpoint, Options};
+use crate::communicator::{Communicator, Gather, Pending, Work};
+use crate::connect::{Endpoint, Listener, Options};
 use crate::error::Error;
 use crate::lock;
 use crate::operation::{Kind, Operation};
-use crate::reduce::ReduceOp;
+use crate::record::{Record, RecordState, Recorder, Report};
 use crate::secret::Secret;
-use group::{Deposit, Group, Meeting};
+use crate::split::{self, Origin};
+use crate::transport::{Place, Reach, Transport};
+use group::{Deposit, Group, Meeting, Patience};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Groups that are assembling, by run and attempt.
 ///
@@ -34,14 +36,31 @@ struct Entry {
 struct Seat {
     group: Arc<Group>,
     rank: usize,
-    timeout: Duration,
+    patience: Patience,
     /// The rank's first failure: its answer to every later call.
     failure: OnceLock<Error>,
+    recorder: Mutex<Recorder>,
+    report: Report,
 }
 
 impl Seat {
-    fn kept<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        result.map_err(|error| self.failure.get_or_init(|| error).clone())
+    /// The result, or the first failure. Notes what became of the operation.
+    fn kept<T>(&self, result: Result<T, Error>, ticket: u64) -> Result<T, Error> {
+        let error = match result {
+            Ok(result) => {
+                lock(&self.recorder).end(ticket, RecordState::Finished);
+                return Ok(result);
+            }
+            Err(error) => error,
+        };
+        let mut recorder = lock(&self.recorder);
+        recorder.end(ticket, RecordState::Failed);
+        let first = self.failure.get().is_none();
+        let error = self.failure.get_or_init(|| error).clone();
+        if first {
+            self.report.write(&recorder.records(), &error);
+        }
+        Err(error)
     }
 }
 
@@ -60,16 +79,20 @@ impl Abort for Seat {
 struct Local {
     seat: Arc<Seat>,
     aborter: Aborter,
+    origin: Origin,
 }
 
 /// Joins the group of `options.run` and `options.attempt` in this process, and waits until it is complete.
 pub(crate) fn connect(
+    listener: &Listener,
     roster: &[Endpoint],
     options: Options,
     aborter: &Aborter,
 ) -> Result<Arc<dyn Communicator>, Error> {
     let began = Instant::now();
     let rank = options.rank;
+    let origin = Origin::of(listener, roster, &options);
+    let report = Report::of(&options, roster.len());
     let key = (options.run, options.attempt);
     let endpoints: Vec<String> = roster.iter().map(Endpoint::to_string).collect();
     let group = {
@@ -97,7 +120,9 @@ pub(crate) fn connect(
         }
         group
     };
-    let seat = Arc::new(Seat { group, rank, timeout: options.operation_timeout, failure: OnceLock::new() });
+    let patience = Patience { timeout: options.operation_timeout, stall_warning: options.stall_warning };
+    let (failure, recorder) = (OnceLock::new(), Mutex::new(Recorder::new()));
+    let seat = Arc::new(Seat { group, rank, patience, failure, recorder, report });
     aborter.notify(&seat);
     let assembled = seat.group.assemble(began, options.rendezvous_timeout);
     if assembled.is_err() {
@@ -106,46 +131,46 @@ pub(crate) fn connect(
             assembling.remove(&key);
         }
     }
-    assembled.map(|()| Arc::new(Local { seat, aborter: aborter.clone() }) as Arc<dyn Communicator>)
+    assembled.map(|()| Arc::new(Local { seat, aborter: aborter.clone(), origin }) as Arc<dyn Communicator>)
 }
 
 impl Local {
-    fn start(&self, operation: Operation, deposit: Deposit) -> Result<LocalPending, Error> {
-        let began = Instant::now();
-        let meeting = self.seat.kept(self.seat.group.start(self.seat.rank, operation, deposit))?;
-        Ok(LocalPending { seat: Arc::clone(&self.seat), meeting, began })
+    fn arrive(&self, operation: Operation, deposit: Deposit) -> Result<LocalPending, Error> {
+        let (seat, began) = (&self.seat, Instant::now());
+        let started = seat.group.start(seat.rank, operation, deposit);
+        let sequence = started.as_ref().map_or(0, |meeting| meeting.sequence);
+        let ticket = lock(&seat.recorder).begin(sequence, operation, operation.bytes());
+        match started {
+            Ok(meeting) => Ok(LocalPending { seat: Arc::clone(seat), meeting, began, ticket }),
+            Err(error) => seat.kept(Err(error), ticket),
+        }
     }
 }
 
-impl Communicator for Local {
-    fn rank(&self) -> usize {
-        self.seat.rank
+impl Transport for Local {
+    fn place(&self) -> Place {
+        Place { rank: self.seat.rank, size: self.seat.group.size(), reach: Reach::Host }
     }
 
-    fn size(&self) -> usize {
-        self.seat.group.size()
+    fn start(&self, operation: Operation, buffer: Buffer) -> Result<Work, Error> {
+        let deposit = if operation.kind == Kind::Barrier { Deposit::Nothing } else { Deposit::Buffer(buffer) };
+        self.arrive(operation, deposit).map(Work::new)
     }
 
-    fn start_all_reduce(&self, mut buffer: Buffer, op: ReduceOp) -> Result<Work, Error> {
-        let operation = communicator::all_reduce(&mut buffer, op)?;
-        self.start(operation, Deposit::Buffer(buffer)).map(Work::new)
+    fn start_gather(&self, operation: Operation, bytes: Vec<u8>) -> Result<Gather, Error> {
+        self.arrive(operation, Deposit::Bytes(bytes)).map(Gather::new)
     }
 
-    fn start_broadcast(&self, mut buffer: Buffer, root: usize) -> Result<Work, Error> {
-        let operation = communicator::broadcast(&mut buffer, root, self.size())?;
-        self.start(operation, Deposit::Buffer(buffer)).map(Work::new)
-    }
-
-    fn start_all_gather(&self, bytes: Vec<u8>) -> Result<Gather, Error> {
-        self.start(Operation::plain(Kind::AllGather), Deposit::Bytes(bytes)).map(Gather::new)
-    }
-
-    fn start_barrier(&self) -> Result<Work, Error> {
-        self.start(Operation::plain(Kind::Barrier), Deposit::Nothing).map(Work::new)
+    fn split(&self, color: Option<u32>, key: i64) -> Result<Option<Arc<dyn Communicator>>, Error> {
+        split::split(self, &self.origin, color, key)
     }
 
     fn aborter(&self) -> Aborter {
         self.aborter.clone()
+    }
+
+    fn records(&self) -> Vec<Record> {
+        lock(&self.seat.recorder).records()
     }
 }
 
@@ -154,18 +179,21 @@ struct LocalPending {
     seat: Arc<Seat>,
     meeting: Arc<Meeting>,
     began: Instant,
+    ticket: u64,
 }
 
 impl Pending<Buffer> for LocalPending {
     fn wait(self: Box<Self>) -> Result<Buffer, Error> {
         let seat = &self.seat;
-        seat.kept(seat.group.finish_buffer(seat.rank, &self.meeting, self.began, seat.timeout))
+        let result = seat.group.finish_buffer(seat.rank, &self.meeting, self.began, seat.patience);
+        seat.kept(result, self.ticket)
     }
 }
 
 impl Pending<Vec<Vec<u8>>> for LocalPending {
     fn wait(self: Box<Self>) -> Result<Vec<Vec<u8>>, Error> {
         let seat = &self.seat;
-        seat.kept(seat.group.finish_parts(&self.meeting, self.began, seat.timeout))
+        let result = seat.group.finish_parts(seat.rank, &self.meeting, self.began, seat.patience);
+        seat.kept(result, self.ticket)
     }
 }

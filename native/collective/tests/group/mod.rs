@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod dice;
+pub(crate) mod model;
+pub(crate) mod proxy;
+
 use kindling_collective::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,11 +13,22 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
+    /// All ranks in one process.
     Local,
+    /// Each rank as if in a process of its own, with shared memory.
+    Shared,
+    /// Likewise, over TCP.
     Tcp,
+    /// Over TCP, with three connections between each two ranks.
+    Sockets,
+    /// Over TCP with TLS.
+    Encrypted,
+    /// Ranks 0 and 1 as if on one machine, rank 2 on another, and so on.
+    Mixed,
 }
 
-pub(crate) const BOTH: [Transport; 2] = [Transport::Local, Transport::Tcp];
+pub(crate) const ALL: [Transport; 6] =
+    [Transport::Local, Transport::Shared, Transport::Tcp, Transport::Sockets, Transport::Encrypted, Transport::Mixed];
 
 /// Long enough for a loaded machine, short enough for a test that hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -41,13 +56,19 @@ pub(crate) fn unique_run() -> String {
 pub(crate) fn tickets(transport: Transport, world: usize, rendezvous: Duration, operation: Duration) -> Vec<Ticket> {
     let secret = Secret::generate().unwrap();
     let run = unique_run();
-    let listeners: Vec<Listener> = (0..world).map(|_| Listener::bind("127.0.0.1").unwrap()).collect();
+    let bind = if transport == Transport::Encrypted { Listener::bind_encrypted } else { Listener::bind };
+    let listeners: Vec<Listener> = (0..world).map(|_| bind("127.0.0.1").unwrap()).collect();
     let roster: Vec<Endpoint> = listeners
         .iter()
         .enumerate()
         .map(|(rank, listener)| match transport {
             Transport::Local => listener.endpoint("one process"),
-            Transport::Tcp => listener.endpoint(&format!("process {rank}")),
+            Transport::Mixed => {
+                let mut endpoint = listener.endpoint(&format!("process {rank}"));
+                endpoint.machine = format!("machine {}", rank / 3 * 2 + usize::from(rank % 3 == 2));
+                endpoint
+            }
+            _ => listener.endpoint(&format!("process {rank}")),
         })
         .collect();
     listeners
@@ -57,12 +78,11 @@ pub(crate) fn tickets(transport: Transport, world: usize, rendezvous: Duration, 
             listener,
             roster: roster.clone(),
             options: Options {
-                run: run.clone(),
-                attempt: 1,
-                rank,
-                secret: secret.clone(),
                 rendezvous_timeout: rendezvous,
                 operation_timeout: operation,
+                shared_memory: matches!(transport, Transport::Shared | Transport::Mixed),
+                sockets_per_link: if transport == Transport::Sockets { 3 } else { 1 },
+                ..Options::new(run.clone(), 1, rank, secret.clone())
             },
             aborter: Aborter::new(),
         })

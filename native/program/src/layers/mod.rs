@@ -1,4 +1,6 @@
-//! Models without Python: a list of layers in JSON, in the vocabulary and with the defaults of Keras.
+//! Models without Python: layers in JSON, in the vocabulary and with the defaults of Keras 3.
+//!
+//! A sequence gives each layer what the one before it gave:
 //!
 //! ```json
 //! {"inputShape": [64], "seed": 7, "layers": [
@@ -7,18 +9,46 @@
 //!     {"type": "dense", "units": 10}]}
 //! ```
 //!
-//! `inputShape` is the shape of one row, without the batch. Images are channels first: `[C, H, W]`. The result is the
-//! program that exporting the same `torch.nn.Sequential` would give, with its names (`0.weight`), so its trained
-//! weights load into one. First weights are Keras' (Glorot uniform, zero biases, embeddings uniform in ±0.05) and
-//! depend on `seed` and the weight's name only ([`initial`]).
+//! A graph names its inputs, its layers and what each of them is given:
 //!
-//! Where Keras and PyTorch differ: batch norm keeps PyTorch's unbiased running variance and runs over the channels
-//! (dimension 1); softmax runs over the channels of a `[C, H, W]` row and over the last dimension of any other.
+//! ```json
+//! {"inputs": [{"name": "user", "shape": [], "dtype": "int64"}, {"name": "context", "shape": [8]}],
+//!  "layers": [
+//!     {"name": "embed", "type": "embedding", "inputDim": 1000, "outputDim": 16, "inputs": ["user"]},
+//!     {"name": "join", "type": "concatenate", "inputs": ["embed", "context"]},
+//!     {"name": "score", "type": "dense", "units": 1, "inputs": ["join"]}],
+//!  "outputs": ["score"]}
+//! ```
+//!
+//! Shapes are those of one row, without the batch; an axis in a setting counts the batch as 0, as in Keras. Images have
+//! their channels last unless a layer's `dataFormat`, or the document's, says `channels_first`. Every layer may have a
+//! `name` and `trainable`. A layer of type `shared` calls an earlier one again, with the same weights.
+//!
+//! The program is what a person would write in PyTorch, with weights in ATen's shapes under PyTorch's names: `0.weight`
+//! is the weight of the first layer of a sequence. `docs/layers.md` lists the types, and the names of their weights.
+//!
+//! Where Keras and PyTorch differ, one thing is PyTorch's: batch norm's running variance is the unbiased one, larger than
+//! Keras' by n / (n - 1) for n values per channel. What a batch is normalised by is the same.
 
+mod activation;
+mod attention;
+mod basic;
 mod build;
+mod convolution;
+mod document;
+#[cfg(test)]
+mod graph_tests;
 mod initial;
-mod spec;
+mod kinds;
+mod merge;
+mod normal;
+mod normalization;
+mod pooling;
+mod recurrent;
+mod reshaping;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod transposed;
 
-pub(crate) use build::read;
+pub(crate) use document::read;

@@ -51,6 +51,10 @@ impl Archive {
             let range = range
                 .filter(|range| range.end <= bytes.len() && range.len() as u64 == header.uncompressed_size_hint())
                 .ok_or_else(|| damaged(format!("it claims {} bytes", header.uncompressed_size_hint())))?;
+            // Nothing is ever unpacked, so such a path could do no harm here; it may where the file goes next.
+            if path.starts_with('/') || path.contains(['\\', '\0']) || path.split('/').any(|part| part == "..") {
+                return Err(damaged("its path leads out of the archive".into()));
+            }
             let Some((root, inside)) = path.split_once('/') else { continue };
             let entry = Entry { range, checksum: header.crc32() };
             if roots.entry(root.to_owned()).or_default().insert(inside.to_owned(), entry).is_some() {
@@ -61,6 +65,7 @@ impl Archive {
             let problem = format!("it lists {listed} entries, {} are announced", zip.entries_hint());
             return Err(Error::BrokenEntry { entry: "(directory)".into(), problem });
         }
+        check_overlap(&roots)?;
         let entries =
             roots.into_values().find(|entries| entries.keys().any(|path| is_model(path))).ok_or(Error::NotAnExport)?;
         Ok(Self { bytes, entries })
@@ -88,6 +93,11 @@ impl Archive {
         self.entries.contains_key(path)
     }
 
+    /// Every entry.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// The bytes of an entry, checked against their checksum.
     pub(super) fn read(&self, path: &str) -> Result<Bytes, Error> {
         let entry = self.entries.get(path).ok_or_else(|| Error::MissingEntry { entry: path.to_owned() })?;
@@ -109,6 +119,25 @@ impl Archive {
         let bytes = self.read(path)?;
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { entry: path.to_owned(), source })
     }
+}
+
+/// Refuses entries that share bytes: a thousand names for one large entry would be checksummed a thousand times.
+fn check_overlap(roots: &BTreeMap<String, BTreeMap<String, Entry>>) -> Result<(), Error> {
+    let mut entries: Vec<(&Range<usize>, &String)> = roots
+        .values()
+        .flatten()
+        .map(|(path, entry)| (&entry.range, path))
+        .filter(|(range, _)| !range.is_empty())
+        .collect();
+    entries.sort_unstable_by_key(|(range, _)| range.start);
+    for pair in entries.windows(2) {
+        if let [(before, _), (range, path)] = pair
+            && before.end > range.start
+        {
+            return Err(Error::BrokenEntry { entry: (*path).clone(), problem: "it overlaps another entry".into() });
+        }
+    }
+    Ok(())
 }
 
 fn is_model(path: &str) -> bool {

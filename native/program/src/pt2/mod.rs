@@ -1,23 +1,29 @@
-//! Reads a `.pt2` archive, what `torch.export.save` writes.
+//! Reads a `.pt2` archive, what `torch.export.save` writes, and writes one ([`write`]).
 //!
 //! The steps: open the zip ([`archive`]), check versions and parse the JSON ([`schema`]), give every parameter, buffer,
-//! constant and input a value and its tensor ([`state`], [`weights`]), then number the nodes ([`graph`]). Weights are
-//! never copied: they stay ranges of the archive's bytes.
+//! constant and input a value and its tensor ([`state`], [`weights`]), then number the nodes ([`graph`], [`target`],
+//! [`region`]) and name the results ([`outputs`]). Weights are never copied: they stay ranges of the archive's bytes.
 
 mod archive;
 mod graph;
+mod outputs;
+mod region;
 mod schema;
 mod state;
+mod target;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod write;
 
 use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::ir::{Program, SizeRange, Source};
 use crate::tensor::Bytes;
-use graph::{Graph, User};
+use graph::Graph;
+pub(crate) use write::zip;
+pub use write::{Mode, write_pt2};
 
 /// The major version of the export schema that this module reads (torch 2.4 and later write 8).
 const SCHEMA_MAJOR: i64 = 8;
@@ -35,19 +41,17 @@ pub(crate) fn read(bytes: Bytes) -> Result<Program, Error> {
         }
     }
     let name = archive.program()?;
-    let program = parse(&archive, &name)?;
-    let graph_module = program.graph_module;
+    let exported = parse(&archive, &name)?;
+    let graph_module = &exported.graph_module;
 
-    let mut graph = Graph::new(&graph_module.graph.tensor_values);
+    let mut graph = Graph::new(&graph_module.graph);
     let mut weights = weights::Weights::open(&archive, &name)?;
     let state = state::read(&mut graph, &mut weights, &graph_module.signature.input_specs)?;
 
     let mut nodes = Vec::with_capacity(graph_module.graph.nodes.len());
-    for raw in &graph_module.graph.nodes {
-        nodes.extend(graph.node(raw)?);
-    }
-    let outputs = outputs(&graph, &graph_module.signature.output_specs)?;
-    Ok(Program {
+    graph.nodes(&graph_module.graph.nodes, &mut nodes)?;
+    let (outputs, output_names) = outputs::read(&graph, graph_module)?;
+    let mut program = Program {
         source: Source::Pt2,
         inputs: state.inputs,
         parameters: state.parameters,
@@ -55,9 +59,12 @@ pub(crate) fn read(bytes: Bytes) -> Result<Program, Error> {
         constants: state.constants,
         nodes,
         outputs,
+        output_names,
         values: graph.into_values(),
-        ranges: ranges(program.range_constraints),
-    })
+        ranges: ranges(&exported.range_constraints),
+    };
+    program.drop_unused_arithmetic();
+    Ok(program)
 }
 
 fn parse(archive: &archive::Archive, name: &str) -> Result<schema::ExportedProgram, Error> {
@@ -77,16 +84,6 @@ fn parse(archive: &archive::Archive, name: &str) -> Result<schema::ExportedProgr
     Ok(program)
 }
 
-fn outputs(graph: &Graph<'_>, specs: &[schema::OutputSpec]) -> Result<Vec<crate::ir::ValueId>, Error> {
-    let output = |(index, spec): (usize, &schema::OutputSpec)| match spec {
-        schema::OutputSpec::User(schema::Argument::Tensor(name)) => graph.tensor(User::Output { index }, name),
-        schema::OutputSpec::User(other) => Err(Error::UnsupportedOutput { index, kind: other.kind().to_owned() }),
-        schema::OutputSpec::Other(kind) => Err(Error::UnsupportedOutput { index, kind: kind.clone() }),
-    };
-    let outputs: Vec<_> = specs.iter().enumerate().map(output).collect::<Result<_, _>>()?;
-    if outputs.is_empty() { Err(Error::NoOutput) } else { Ok(outputs) }
-}
-
-fn ranges(raw: BTreeMap<String, schema::RangeConstraint>) -> BTreeMap<String, SizeRange> {
-    raw.into_iter().map(|(name, range)| (name, SizeRange { min: range.min_val, max: range.max_val })).collect()
+fn ranges(raw: &BTreeMap<String, schema::RangeConstraint>) -> BTreeMap<String, SizeRange> {
+    raw.iter().map(|(name, range)| (name.clone(), SizeRange { min: range.min_val, max: range.max_val })).collect()
 }

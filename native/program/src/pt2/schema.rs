@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -43,10 +44,35 @@ pub(super) struct RangeConstraint {
 pub(super) struct GraphModule {
     pub(super) graph: Graph,
     pub(super) signature: Signature,
+    #[serde(default)]
+    pub(super) module_call_graph: Vec<ModuleCall>,
+    #[serde(default)]
+    pub(super) treespec_namedtuple_fields: BTreeMap<String, NamedTuple>,
+}
+
+/// How a module of the model is called; the one without a name is the model.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModuleCall {
+    pub(super) fqn: String,
+    pub(super) signature: Option<CallSignature>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CallSignature {
+    pub(super) out_spec: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct NamedTuple {
+    pub(super) field_names: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Graph {
+    #[serde(default)]
+    pub(super) inputs: Vec<Argument>,
+    #[serde(default)]
+    pub(super) outputs: Vec<Argument>,
     pub(super) nodes: Vec<Node>,
     pub(super) tensor_values: BTreeMap<String, TensorMeta>,
 }
@@ -57,6 +83,26 @@ pub(super) struct Node {
     pub(super) inputs: Vec<NamedArgument>,
     pub(super) outputs: Vec<Argument>,
     pub(super) name: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+/// What the exporter notes beside a node; all but this is for Python.
+#[derive(Debug, Default, Deserialize)]
+struct Metadata {
+    /// The modules around the call, outermost first: `key,path,type;key,path,type`.
+    #[serde(default)]
+    nn_module_stack: String,
+}
+
+impl Node {
+    /// The path of the innermost module, without the count of its calls (`layers.0@1`).
+    pub(super) fn module(&self) -> Option<Arc<str>> {
+        let innermost = self.metadata.nn_module_stack.rsplit(';').next()?;
+        let path = innermost.split(',').nth(1)?.split('@').next()?;
+        // A node that no module called is marked by a word of the exporter's own.
+        (!path.is_empty() && !path.starts_with("_empty_nn_module_stack")).then(|| path.into())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,6 +126,7 @@ pub(super) struct TensorMeta {
     pub(super) strides: Vec<Size>,
     pub(super) storage_offset: Size,
     pub(super) layout: i64,
+    pub(super) device: Option<Device>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,6 +207,7 @@ pub(super) enum Argument {
     Float(f64),
     Floats(Vec<f64>),
     SymFloat(SymFloat),
+    SymFloats(Vec<SymFloat>),
     Bool(bool),
     Bools(Vec<bool>),
     SymBool(SymBool),
@@ -168,7 +216,7 @@ pub(super) enum Argument {
     MemoryFormat(i64),
     Layout(i64),
     Device(Device),
-    Graph,
+    Graph(Box<Graph>),
     Other(String),
 }
 
@@ -188,6 +236,7 @@ impl Argument {
             Self::Float(_) => "as_float",
             Self::Floats(_) => "as_floats",
             Self::SymFloat(_) => "as_sym_float",
+            Self::SymFloats(_) => "as_sym_floats",
             Self::Bool(_) => "as_bool",
             Self::Bools(_) => "as_bools",
             Self::SymBool(_) => "as_sym_bool",
@@ -196,10 +245,22 @@ impl Argument {
             Self::MemoryFormat(_) => "as_memory_format",
             Self::Layout(_) => "as_layout",
             Self::Device(_) => "as_device",
-            Self::Graph => "as_graph",
+            Self::Graph(_) => "as_graph",
             Self::Other(kind) => kind,
         }
     }
+
+    pub(super) fn graph(&self) -> Option<&Graph> {
+        match self {
+            Self::Graph(graph) => Some(graph),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedGraph {
+    graph: Box<Graph>,
 }
 
 impl Union for Argument {
@@ -219,6 +280,7 @@ impl Union for Argument {
             "as_float" => Self::Float(map.next_value::<Float>()?.0),
             "as_floats" => Self::Floats(map.next_value::<Vec<Float>>()?.into_iter().map(|float| float.0).collect()),
             "as_sym_float" => Self::SymFloat(map.next_value()?),
+            "as_sym_floats" => Self::SymFloats(map.next_value()?),
             "as_bool" => Self::Bool(map.next_value()?),
             "as_bools" => Self::Bools(map.next_value()?),
             "as_sym_bool" => Self::SymBool(map.next_value()?),
@@ -227,7 +289,7 @@ impl Union for Argument {
             "as_memory_format" => Self::MemoryFormat(map.next_value()?),
             "as_layout" => Self::Layout(map.next_value()?),
             "as_device" => Self::Device(map.next_value()?),
-            "as_graph" => map.next_value::<IgnoredAny>().map(|_| Self::Graph)?,
+            "as_graph" => Self::Graph(map.next_value::<NamedGraph>()?.graph),
             other => map.next_value::<IgnoredAny>().map(|_| Self::Other(other.to_owned()))?,
         })
     }
@@ -261,7 +323,7 @@ pub(super) enum SymInt {
 #[derive(Debug, Deserialize)]
 pub(super) enum SymFloat {
     #[serde(rename = "as_name")]
-    Name(IgnoredAny),
+    Name(String),
     #[serde(rename = "as_float")]
     Float(Float),
 }

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::graph::{Graph, is_symbol};
+use super::graph::Graph;
 use super::schema::{Argument, InputSpec};
 use super::weights::{Folder, Identity, Stored, Weights};
 use crate::error::Error;
+use crate::expression::Expression;
 use crate::ir::{Buffer, Constant, Dim, Input, Parameter, TensorMeta, ValueId};
 use crate::tensor::TensorData;
 
@@ -28,7 +29,11 @@ enum Slot {
     Buffer(usize),
 }
 
-pub(super) fn read(graph: &mut Graph<'_>, weights: &mut Weights<'_>, specs: &[InputSpec]) -> Result<State, Error> {
+pub(super) fn read<'g>(
+    graph: &mut Graph<'g>,
+    weights: &mut Weights<'_>,
+    specs: &'g [InputSpec],
+) -> Result<State, Error> {
     let mut reader = Reader { graph, weights, state: State::default(), known: HashMap::new(), views: Vec::new() };
     let mut named = HashSet::new();
     for (index, spec) in specs.iter().enumerate() {
@@ -64,8 +69,8 @@ struct Reader<'r, 'g, 'w> {
     views: Vec<View>,
 }
 
-impl Reader<'_, '_, '_> {
-    fn input(&mut self, name: &str) -> Result<(), Error> {
+impl<'g> Reader<'_, 'g, '_> {
+    fn input(&mut self, name: &'g str) -> Result<(), Error> {
         let value = self.graph.define_tensor(name)?;
         let Some(TensorMeta { dtype, shape }) = self.graph.meta(value).cloned() else {
             return Err(Error::MissingMeta { value: name.to_owned() });
@@ -74,16 +79,24 @@ impl Reader<'_, '_, '_> {
         match shape.first() {
             None => return Err(Error::ScalarInput { input }),
             Some(Dim::Static(size)) => return Err(Error::StaticBatch { input, size: *size }),
-            Some(Dim::Symbolic { name }) if !is_symbol(name) => {
-                return Err(Error::ConstrainedBatch { input, expression: name.clone() });
-            }
             Some(Dim::Symbolic { .. }) => {}
+        }
+        for (dimension, dim) in shape.iter().enumerate() {
+            let Dim::Symbolic { name } = dim else { continue };
+            match Expression::parse(name) {
+                Some(Expression::Symbol(_)) => {}
+                Some(expression) if dimension == 0 => {
+                    return Err(Error::ConstrainedBatch { input, expression: expression.to_string() });
+                }
+                Some(_) => {}
+                None => return Err(Error::UnsupportedSize { input, dimension, expression: name.clone() }),
+            }
         }
         self.state.inputs.push(Input { value, name: input, dtype, shape });
         Ok(())
     }
 
-    fn parameter(&mut self, value: &str, name: &str) -> Result<(), Error> {
+    fn parameter(&mut self, value: &'g str, name: &str) -> Result<(), Error> {
         let stored = self.weights.load(Folder::Weights, name)?;
         let identity = stored.identity();
         if let Some(&(id, slot @ Slot::Parameter(_))) = identity.as_ref().and_then(|identity| self.known.get(identity))
@@ -118,7 +131,7 @@ impl Reader<'_, '_, '_> {
         Ok(())
     }
 
-    fn buffer(&mut self, value: &str, name: &str, persistent: bool) -> Result<(), Error> {
+    fn buffer(&mut self, value: &'g str, name: &str, persistent: bool) -> Result<(), Error> {
         let folder = if persistent { Folder::Weights } else { Folder::Constants };
         let stored = self.weights.load(folder, name)?;
         let identity = stored.identity();
@@ -136,7 +149,7 @@ impl Reader<'_, '_, '_> {
         Ok(())
     }
 
-    fn constant(&mut self, value: &str, name: &str) -> Result<(), Error> {
+    fn constant(&mut self, value: &'g str, name: &str) -> Result<(), Error> {
         let stored = self.weights.load(Folder::Constants, name)?;
         let id = self.define(value, name, &stored)?;
         self.views.push(View::new(name, &stored, false));
@@ -169,7 +182,7 @@ impl Reader<'_, '_, '_> {
     }
 
     /// A value for a stored tensor, which must be what the graph says it is.
-    fn define(&mut self, value: &str, name: &str, stored: &Stored) -> Result<ValueId, Error> {
+    fn define(&mut self, value: &'g str, name: &str, stored: &Stored) -> Result<ValueId, Error> {
         let id = self.graph.define_tensor(value)?;
         let TensorData { dtype, sizes, .. } = &stored.tensor;
         match self.graph.meta(id) {

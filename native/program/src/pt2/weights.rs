@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::archive::Archive;
+use super::graph::check_rank;
 use super::schema::{Payload, PayloadConfig, Size, TensorMeta};
 use crate::dtype::{DType, Layout};
 use crate::error::Error;
@@ -29,7 +30,7 @@ impl Folder {
         }
     }
 
-    fn config(self, program: &str) -> String {
+    pub(super) fn config(self, program: &str) -> String {
         match self {
             Self::Weights => format!("{}{program}_weights_config.json", self.path()),
             Self::Constants => format!("{}{program}_constants_config.json", self.path()),
@@ -116,6 +117,7 @@ impl<'a> Weights<'a> {
         };
         let file = format!("{}{}", folder.path(), payload.path_name);
         let place = || format!("the weight {name}");
+        check_rank(&meta.sizes, place)?;
         let dtype =
             DType::from_schema(meta.dtype).map_err(|dtype| Error::UnsupportedDtype { place: place(), dtype })?;
         if Layout::from_schema(meta.layout).is_none() {

@@ -8,7 +8,7 @@ use arrow_array::types::Float32Type;
 use super::*;
 use crate::error::ErrorKind;
 use crate::rows::ColumnData;
-use crate::spec::{DType, ShardSpec};
+use crate::spec::{Budget, DType, ShardSpec};
 use crate::store::ShardStore;
 
 const WIDTH: u32 = 3;
@@ -26,7 +26,14 @@ fn columns() -> Vec<Column> {
 /// Row r holds r*10.. in `x`, r in `ids`, -r twice in `w`, 1000+r in `label`; batches of the sizes given.
 fn shard(batches: &[usize]) -> Arc<Shard> {
     let store = ShardStore::new();
-    let spec = ShardSpec { run: "r".into(), partition: 5, attempt: 0, live_runs: vec![], columns: columns() };
+    let spec = ShardSpec {
+        run: "r".into(),
+        partition: 5,
+        attempt: 0,
+        live_runs: vec![],
+        columns: columns(),
+        budget: Budget::default(),
+    };
     let key = store.open(spec).unwrap();
     let mut next = 0;
     for rows in batches {
@@ -117,6 +124,30 @@ fn an_output_of_another_size_than_the_rows_is_refused() {
         let error = shard.gather(Split::Train, 0, &[1], &mut vec![0; size]).unwrap_err();
         assert!(matches!(error, Error::OutputSize { rows: 1, row_bytes: 12, found, .. } if found == size));
     }
+}
+
+#[test]
+fn rows_gathered_to_places_are_there_and_other_places_are_left_alone() {
+    for layout in LAYOUTS {
+        let shard = shard(layout);
+        let rows = shuffled(shard.rows(Split::Train), 5);
+        // Every other place, from the back.
+        let count = rows.len() as u32;
+        let places: Vec<(u32, u32)> = rows.iter().zip(0..).map(|(&row, at)| (row, 2 * (count - 1 - at))).collect();
+        let mut label = vec![0xff; 2 * rows.len() * 8];
+        shard.gather_to(Split::Train, 3, &places, &mut label).unwrap();
+        let expected: Vec<i64> = rows.iter().rev().flat_map(|r| [1000 + i64::from(*r), -1]).collect();
+        assert_eq!(i64s(&label), expected, "{layout:?}");
+    }
+}
+
+#[test]
+fn a_place_beyond_the_output_is_refused_and_so_is_a_row_that_is_not_there() {
+    let shard = shard(&[4]);
+    let error = shard.gather_to(Split::Train, 0, &[(1, 0), (2, 2)], &mut [0; 24]).unwrap_err();
+    assert!(matches!(error, Error::OutputSize { rows: 3, row_bytes: 12, found: 24, .. }), "{error}");
+    assert!(matches!(shard.gather_to(Split::Train, 0, &[(4, 0)], &mut [0; 24]), Err(Error::NoRow { row: 4, .. })));
+    assert!(matches!(shard.gather_to(Split::Train, 9, &[], &mut []), Err(Error::NoColumn { .. })));
 }
 
 #[test]

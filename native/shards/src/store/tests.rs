@@ -6,7 +6,7 @@ use std::thread;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::spec::{Column, DType, Role};
+use crate::spec::{Budget, Column, DType, Role};
 
 fn columns() -> Vec<Column> {
     vec![
@@ -17,7 +17,7 @@ fn columns() -> Vec<Column> {
 
 fn spec(run: &str, live: &[&str]) -> ShardSpec {
     let live_runs = live.iter().map(|run| run.to_string()).collect();
-    ShardSpec { run: run.into(), partition: 4, attempt: 1, live_runs, columns: columns() }
+    ShardSpec { run: run.into(), partition: 4, attempt: 1, live_runs, columns: columns(), budget: Budget::default() }
 }
 
 /// A shard of run `run` that is still being filled and holds one row.

@@ -1,6 +1,16 @@
 package kindling
 
-import kindling.internal.{ColumnTypes, DType, OutputColumns, Settings, TorchParams, TrainingRun}
+import kindling.internal.{
+  ColumnTypes,
+  DType,
+  Loss,
+  NestedFields,
+  OutputColumns,
+  PredictionWidth,
+  Settings,
+  TorchParams,
+  TrainingRun
+}
 import org.apache.spark.ml.Estimator
 import org.apache.spark.ml.param.ParamMap
 import org.apache.spark.ml.util.{DefaultParamsReadable, DefaultParamsWritable, Identifiable}
@@ -36,33 +46,54 @@ class TorchEstimator(override val uid: String)
    */
   override def fit(dataset: Dataset[_]): TorchModel = {
     transformSchema(dataset.schema, logging = true): Unit
-    val trained = new TrainingRun(this, dataset).fit()
+    val trained = new TrainingRun(this, beside(dataset), validationData.map(beside)).fit()
     copyValues(new TorchModel(uid).attach(trained)).setParent(this)
   }
 
+  /** With the fields that the parameters name by their path as columns of their own. */
+  private def beside(dataset: Dataset[_]): Dataset[_] = NestedFields.beside(dataset, NestedFields.all(this))
+
+  /** The same, validating on all rows of `validation` after each epoch. It has the columns of `dataset`. */
+  def fit(dataset: Dataset[_], validation: Dataset[_]): TorchModel =
+    copy(ParamMap.empty).setValidationData(validation).fit(dataset).setParent(this)
+
+  /** The rows to validate on, if they are a DataFrame of their own. */
+  @transient private var validationData: Option[Dataset[_]] = None
+
   /**
-   * Checks the columns as far as the schema alone allows and adds those of the model: the program itself is read in `fit`.
+   * Validates on all rows of this DataFrame, which has the columns of the one that trains; `null` takes it away. It is no parameter
+   * and is not saved with the estimator. In a `Pipeline` it must already be what the stages before this one make of it.
+   */
+  def setValidationData(value: Dataset[_]): this.type = {
+    validationData = Option(value)
+    this
+  }
+
+  /**
+   * Checks the columns as far as the schema alone allows and adds those of the model. Where the label does not say whether a
+   * prediction is one number or several, the program is read for it.
    */
   override def transformSchema(schema: StructType): StructType = {
-    Settings.of(this): Unit
+    Settings.of(this, validationData.isDefined): Unit
+    val columns = NestedFields.beside(schema, NestedFields.all(this))
     // float64 takes every number, so this asks only for numbers; what the program needs exactly is checked in `fit`.
     val features = if (isSet(inputCols)) getInputCols.toSeq else Seq(getFeaturesCol)
-    features.foreach(ColumnTypes.numbers(schema, _, DType.Float64, "the features"): Unit)
+    features.foreach(ColumnTypes.numbers(columns, _, DType.Float64, "the features"): Unit)
     get(validationIndicatorCol).filter(_.nonEmpty).foreach(ColumnTypes.boolean(
-      schema,
+      columns,
       _,
       "validationIndicatorCol"
     ): Unit)
-    val classifies = getLoss == "crossEntropy"
-    val wide =
-      if (classifies) {
-        ColumnTypes.anyNumber(schema, getLabelCol, "the loss crossEntropy"): Unit
-        false
-      } else ColumnTypes.holdsSeveral(schema, getLabelCol, "the label")
-    OutputColumns.of(this, classifies, wide).appendTo(schema)
+    get(weightCol).filter(_.nonEmpty).foreach(ColumnTypes.anyNumber(columns, _, "weightCol"): Unit)
+    val judgedBy = Loss.of(this)
+    OutputColumns.of(this, judgedBy, PredictionWidth.several(this, judgedBy, columns)).appendTo(schema)
   }
 
-  override def copy(extra: ParamMap): TorchEstimator = defaultCopy(extra)
+  override def copy(extra: ParamMap): TorchEstimator = {
+    val copied = defaultCopy[TorchEstimator](extra)
+    copied.validationData = validationData
+    copied
+  }
 
   def setModel(value: String): this.type = set(model, value)
   def setLayers(value: String): this.type = set(layers, value)
@@ -74,7 +105,29 @@ class TorchEstimator(override val uid: String)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
   def setValidationIndicatorCol(value: String): this.type = set(validationIndicatorCol, value)
   def setValidationFraction(value: Double): this.type = set(validationFraction, value)
+  def setMetrics(value: Array[String]): this.type = set(metrics, value)
+  def setTopK(value: Int): this.type = set(topK, value)
+  def setEarlyStoppingPatience(value: Int): this.type = set(earlyStoppingPatience, value)
+  def setEarlyStoppingMetric(value: String): this.type = set(earlyStoppingMetric, value)
+  def setEarlyStoppingMinDelta(value: Double): this.type = set(earlyStoppingMinDelta, value)
+  def setRestoreBestWeights(value: Boolean): this.type = set(restoreBestWeights, value)
   def setLoss(value: String): this.type = set(loss, value)
+  def setPredictionOutput(value: String): this.type = set(predictionOutput, value)
+  def setLabelSmoothing(value: Double): this.type = set(labelSmoothing, value)
+  def setClassWeights(value: Array[Double]): this.type = set(classWeights, value)
+  def setIgnoreIndex(value: Int): this.type = set(ignoreIndex, value)
+  def setPosWeight(value: Array[Double]): this.type = set(posWeight, value)
+  def setDelta(value: Double): this.type = set(delta, value)
+  def setBeta(value: Double): this.type = set(beta, value)
+  def setMargin(value: Double): this.type = set(margin, value)
+  def setNormDegree(value: Double): this.type = set(normDegree, value)
+  def setSwap(value: Boolean): this.type = set(swap, value)
+  def setLogInput(value: Boolean): this.type = set(logInput, value)
+  def setFull(value: Boolean): this.type = set(full, value)
+  def setLogTarget(value: Boolean): this.type = set(logTarget, value)
+  def setBlank(value: Int): this.type = set(blank, value)
+  def setZeroInfinity(value: Boolean): this.type = set(zeroInfinity, value)
+  def setWeightCol(value: String): this.type = set(weightCol, value)
   def setOptimizer(value: String): this.type = set(optimizer, value)
   def setLearningRate(value: Double): this.type = set(learningRate, value)
   def setMomentum(value: Double): this.type = set(momentum, value)
@@ -82,6 +135,47 @@ class TorchEstimator(override val uid: String)
   def setBeta1(value: Double): this.type = set(beta1, value)
   def setBeta2(value: Double): this.type = set(beta2, value)
   def setEpsilon(value: Double): this.type = set(epsilon, value)
+  def setDampening(value: Double): this.type = set(dampening, value)
+  def setNesterov(value: Boolean): this.type = set(nesterov, value)
+  def setAmsgrad(value: Boolean): this.type = set(amsgrad, value)
+  def setLearningRateDecay(value: Double): this.type = set(learningRateDecay, value)
+  def setInitialAccumulator(value: Double): this.type = set(initialAccumulator, value)
+  def setAlpha(value: Double): this.type = set(alpha, value)
+  def setCentered(value: Boolean): this.type = set(centered, value)
+  def setTrustCoefficient(value: Double): this.type = set(trustCoefficient, value)
+  def setBeta2Decay(value: Double): this.type = set(beta2Decay, value)
+  def setEpsilon1(value: Double): this.type = set(epsilon1, value)
+  def setEpsilon2(value: Double): this.type = set(epsilon2, value)
+  def setClipThreshold(value: Double): this.type = set(clipThreshold, value)
+  def setParameterGroups(value: String): this.type = set(parameterGroups, value)
+  def setLrSchedule(value: String): this.type = set(lrSchedule, value)
+  def setWarmupSteps(value: Int): this.type = set(warmupSteps, value)
+  def setWarmupFraction(value: Double): this.type = set(warmupFraction, value)
+  def setWarmupStart(value: Double): this.type = set(warmupStart, value)
+  def setLrDecaySteps(value: Int): this.type = set(lrDecaySteps, value)
+  def setLrGamma(value: Double): this.type = set(lrGamma, value)
+  def setLrMilestones(value: Array[Int]): this.type = set(lrMilestones, value)
+  def setLrMin(value: Double): this.type = set(lrMin, value)
+  def setLrCycleFactor(value: Int): this.type = set(lrCycleFactor, value)
+  def setLrStartFactor(value: Double): this.type = set(lrStartFactor, value)
+  def setLrEndFactor(value: Double): this.type = set(lrEndFactor, value)
+  def setLrPower(value: Double): this.type = set(lrPower, value)
+  def setLrPeakFraction(value: Double): this.type = set(lrPeakFraction, value)
+  def setLrDivFactor(value: Double): this.type = set(lrDivFactor, value)
+  def setLrFinalDivFactor(value: Double): this.type = set(lrFinalDivFactor, value)
+  def setLrAnneal(value: String): this.type = set(lrAnneal, value)
+  def setLrPatience(value: Int): this.type = set(lrPatience, value)
+  def setLrMetric(value: String): this.type = set(lrMetric, value)
+  def setLrThreshold(value: Double): this.type = set(lrThreshold, value)
+  def setLrThresholdMode(value: String): this.type = set(lrThresholdMode, value)
+  def setLrCooldown(value: Int): this.type = set(lrCooldown, value)
+  def setGradientClipNorm(value: Double): this.type = set(gradientClipNorm, value)
+  def setGradientClipValue(value: Double): this.type = set(gradientClipValue, value)
+  def setGradientAccumulationSteps(value: Int): this.type = set(gradientAccumulationSteps, value)
+  def setEmaDecay(value: Double): this.type = set(emaDecay, value)
+  def setPrecision(value: String): this.type = set(precision, value)
+  def setSyncBatchNorm(value: Boolean): this.type = set(syncBatchNorm, value)
+  def setActivationCheckpointing(value: String): this.type = set(activationCheckpointing, value)
   def setBatchSize(value: Int): this.type = set(batchSize, value)
   def setMaxEpochs(value: Int): this.type = set(maxEpochs, value)
   def setMaxIter(value: Int): this.type = set(maxIter, value)
@@ -89,11 +183,14 @@ class TorchEstimator(override val uid: String)
   def setSeed(value: Long): this.type = set(seed, value)
   def setShuffle(value: Boolean): this.type = set(shuffle, value)
   def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
+  def setShardMemory(value: Long): this.type = set(shardMemory, value)
   def setDevice(value: String): this.type = set(device, value)
   def setLibtorch(value: String): this.type = set(libtorch, value)
   def setInferBatchSize(value: Int): this.type = set(inferBatchSize, value)
   def setRendezvousTimeout(value: Double): this.type = set(rendezvousTimeout, value)
   def setCollectiveTimeout(value: Double): this.type = set(collectiveTimeout, value)
+  def setHeartbeatInterval(value: Double): this.type = set(heartbeatInterval, value)
+  def setStallWarning(value: Double): this.type = set(stallWarning, value)
   def setSlotTimeout(value: Double): this.type = set(slotTimeout, value)
   def setProgressInterval(value: Double): this.type = set(progressInterval, value)
 }

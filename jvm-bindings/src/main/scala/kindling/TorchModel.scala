@@ -3,8 +3,11 @@ package kindling
 import kindling.internal.{
   FeatureLayout,
   HandleInvalid,
+  Loss,
+  ModelExport,
   ModelFiles,
   NativeLoading,
+  NestedFields,
   OutputColumns,
   OutputLayout,
   Prediction,
@@ -20,8 +23,8 @@ import org.apache.spark.sql.types.StructType
 /**
  * A trained network as a Spark ML model.
  *
- * `transform` adds `predictionCol` (the class or number as Double, several numbers as a Vector) and after crossEntropy
- * `probabilityCol` (a Vector). It is lazy, keeps the schema of what it gets, and works on streaming DataFrames.
+ * `transform` adds `predictionCol` (the class or number as Double, several numbers as a Vector) and after crossEntropy and the
+ * binary cross entropies `probabilityCol` (a Vector). It reads only the inputs that the prediction needs. It is lazy, keeps the schema of what it gets, and works on streaming DataFrames.
  *
  * A model comes from [[TorchEstimator.fit]] or from [[TorchModel.load]]; one made by a constructor holds no network.
  */
@@ -45,32 +48,54 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
   /** Weights and buffers as a safetensors file, by the names of the program. */
   def weights: Array[Byte] = network.weights.clone()
 
+  /**
+   * Writes the network with its trained weights as a `.pt2` archive, which `torch.export.load` reads and which can be trained again
+   * here, to a path of any file system that Hadoop knows.
+   *
+   * @param mode
+   *   `training`: as it was trained, dropout and the statistics of batch norm included; `evaluation`: as `transform` runs it
+   */
+  def exportProgram(path: String, mode: String = "training", overwrite: Boolean = false): Unit =
+    ModelExport.program(network, getLibtorch, path, mode, overwrite)
+
+  /** Writes weights and buffers by name as a safetensors file, to a path of any file system that Hadoop knows. */
+  def exportWeights(path: String, overwrite: Boolean = false): Unit =
+    ModelExport.weights(network, path, overwrite)
+
   override def transform(dataset: Dataset[_]): DataFrame = {
     transformSchema(dataset.schema, logging = true): Unit
-    val schema = dataset.schema
-    val sc = dataset.sparkSession.sparkContext
+    val inputs = NestedFields.inputs(this)
+    NestedFields.without(predict(NestedFields.beside(dataset, inputs)), dataset.schema, inputs)
+  }
+
+  private def predict(data: DataFrame): DataFrame = {
+    val schema = data.schema
+    val sc = data.sparkSession.sparkContext
     val prediction = new Prediction(
+      uid,
       network,
       FeatureLayout.forPrediction(schema, network.program.description, FeatureLayout.Choice.of(this)),
-      OutputColumns.of(this, classifies, output.width > 1),
+      OutputColumns.of(this, judgedBy, output.width > 1),
       output,
       HandleInvalid.named(getHandleInvalid),
-      getLoss,
+      judgedBy,
+      get(predictionOutput),
       getInferBatchSize,
       sc.getConf.getInt("spark.task.cpus", 1),
       NativeLoading.of(sc.getConf.getOption, getLibtorch)
     )
-    prediction(dataset.toDF(), transformSchema(schema))
+    prediction(data)
   }
 
   override def transformSchema(schema: StructType): StructType = {
-    FeatureLayout.forPrediction(schema, network.program.description, FeatureLayout.Choice.of(this)): Unit
-    OutputColumns.of(this, classifies, output.width > 1).appendTo(schema)
+    val columns = NestedFields.beside(schema, NestedFields.inputs(this))
+    FeatureLayout.forPrediction(columns, network.program.description, FeatureLayout.Choice.of(this)): Unit
+    OutputColumns.of(this, judgedBy, output.width > 1).appendTo(schema)
   }
 
-  private def classifies: Boolean = getLoss == "crossEntropy"
+  private def judgedBy: Loss = Loss.of(this)
 
-  private def output: OutputLayout = OutputLayout.of(network.program.description, getLoss)
+  private def output: OutputLayout = OutputLayout.of(network.program.description, judgedBy, get(predictionOutput))
 
   override def copy(extra: ParamMap): TorchModel = {
     val copied = new TorchModel(uid)

@@ -53,6 +53,7 @@ object Train {
       if (flags.model.endsWith(".json"))
         flags.estimator.setLayers(new String(ProgramSource.read(flags.model, hadoop), UTF_8))
       else flags.estimator.setModel(flags.model)
+    flags.validation.foreach(path => estimator.setValidationData(session.read.parquet(path)))
     val model = estimator.fit(session.read.parquet(flags.data))
     out.println(model.summary)
     flags.output.foreach { path =>

@@ -58,7 +58,9 @@ class TorchEstimatorSuite extends SparkSuite {
     assert((summary.executors, summary.workers) === ((1, workers)))
     assert(summary.epochs.last.loss < summary.epochs.head.loss)
     assert(summary.epochs.last.validationAccuracy.exists(_ > 0.95))
-    assert(summary.history.columns.contains("validationLoss") && summary.history.count() === 4)
+    assert(summary.epochs.forall(epoch => epoch.learningRate == model.getLearningRate && epoch.skippedSteps == 0))
+    assert(Seq("validationLoss", "learningRate", "skippedSteps").forall(summary.history.columns.contains))
+    assert(summary.history.count() === 4)
     assert(summary.toString.linesIterator.size === 6)
     val predicted = model.transform(data)
     assert(predicted.columns === Array("features", "label", "id", "held", "prediction", "probability"))
@@ -68,6 +70,24 @@ class TorchEstimatorSuite extends SparkSuite {
       assert(probability.size === 3 && probability.argmax === prediction.toInt)
       assert(math.abs(probability.toArray.sum - 1) < 1e-6)
     }
+  }
+
+  nativeTest("fields of structs are named by their path, and a column of that name comes first") {
+    val data = blobs()
+    val nested = data.select(f.struct(f.col("features").as("f.x"), f.col("label").as("y")).as("in"), f.col("id"))
+    val fields = estimator.setFeaturesCol("in.f.x").setLabelCol("in.y")
+    val model = fields.fit(nested)
+    val predicted = model.transform(nested)
+    assert(predicted.columns === Array("in", "id", "prediction", "probability"))
+    assert(fields.transformSchema(nested.schema).fieldNames === predicted.columns)
+    val plain = estimator.fit(data)
+    def predictions(frame: DataFrame) = frame.orderBy("id").select("prediction").collect().toSeq
+    assert(predictions(predicted) === predictions(plain.transform(data)))
+    // A column of nulls by the field's name: it is what is read.
+    val named = nested.withColumn("in.f.x", f.lit(null).cast("array<float>"))
+    assert(
+      message[IllegalArgumentException](fields.fit(named)).contains("the column \"in.f.x\" has no row with a value")
+    )
   }
 
   nativeTest("the number of workers and of partitions does not change what is learned") {

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod refused;
+mod written;
 
 use serde_json::{Value as Json, json};
 
@@ -141,7 +142,11 @@ fn zip(files: &[(String, Vec<u8>)], method: rawzip::CompressionMethod) -> Vec<u8
     let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
     for (path, content) in files {
         let path = format!("net/{path}");
-        let (mut entry, config) = archive.new_file(&path).compression_method(method).start().unwrap();
+        let (mut entry, config) = archive
+            .new_file(rawzip::path::EntryPath::verbatim(path.as_bytes()))
+            .compression_method(method)
+            .start()
+            .unwrap();
         let mut writer = config.wrap(&mut entry);
         std::io::Write::write_all(&mut writer, content).unwrap();
         let (_, descriptor) = writer.finish().unwrap();

@@ -18,8 +18,8 @@ package kindling.internal;
  * <p><b>Threads.</b> All functions may be called from any thread. A shard, a session and a model
  * serve one thread at a time, with one exception: {@link #sessionAbort} is meant for another thread
  * while the first is inside {@link #sessionConnect} or {@link #sessionFit}. No native thread is ever
- * attached to the JVM; Java code is called back only from {@code sessionFit}, on the thread that
- * called it.
+ * attached to the JVM; Java code is called back only from {@code sessionFit} and {@code
+ * programExport}, on the thread that called it.
  *
  * <p><b>Addresses</b> point to memory that the native side owns. An address from {@code shardReserve}
  * is writable until the commit or discard of its shard; one from {@code modelReserve} until the next
@@ -42,11 +42,25 @@ public final class Native {
   /** Sets the process up; the last call wins. {@code {"logLevel": "off|error|warn|info|debug|trace"}}. */
   public static native void start(byte[] config);
 
-  /** What this library is and can do: {@code {"kindling", "libtorch", "device": ["cpu"]}}. */
+  /** What this library is and can do: {@code {"kindling", "libtorch", "device": ["cpu"], "sharedBytesPerPeer"}}. */
   public static native byte[] capabilities();
 
   /** Describes a program without running it. {@code program}: a raw .pt2 archive or a layer list. */
   public static native byte[] programInspect(byte[] program);
+
+  /**
+   * Refuses a {@code training}, the part of a session's configuration, that cannot train the program, before any data is
+   * read. Returns {@code {"trainedElements"}}: how much of its parameters would be trained.
+   */
+  public static native byte[] programCheck(byte[] program, byte[] training);
+
+  /**
+   * Writes a program with other weights as a .pt2 archive. {@code config}: {@code {"mode": "training" |
+   * "evaluation"}}; {@code program} as above; {@code weights}: raw safetensors. {@code out} gets the
+   * archive in pieces, on this thread, and is not closed; what it throws comes out of here unchanged.
+   */
+  public static native void programExport(
+      byte[] config, byte[] program, byte[] weights, java.io.OutputStream out);
 
   /** Test entry, needs no set-up: {@code "panic"} (plain UTF-8) panics inside native code. */
   public static native void selfTest(byte[] what);
@@ -64,6 +78,18 @@ public final class Native {
 
   /** Seals the shard and reports it; it stays readable for sessions until its run is released. */
   public static native byte[] shardClose(long key);
+
+  /**
+   * Drops the sealed shards of a run but those with the keys given and returns how many there were.
+   * {@code kept}: {@code {"run", "keys"}}.
+   */
+  public static native int shardRetain(byte[] kept);
+
+  /**
+   * Serves the shards of a run over Arrow Flight until the last one here is gone; twice gives the same answer. {@code config}: {@code {"run",
+   * "secret", "host", "encrypted"}}; the endpoint: {@code {"host", "port", "certificate"?}}.
+   */
+  public static native byte[] shardServe(byte[] config);
 
   /** Drops a shard, finished or not; does nothing when it is gone already. */
   public static native void shardDiscard(long key);
@@ -98,6 +124,12 @@ public final class Native {
 
   /** Opens a program for prediction; arguments as in {@link #sessionOpen}. */
   public static native long modelOpen(byte[] config, byte[] program, byte[] weights);
+
+  /**
+   * Opens an open model once more, for another thread: with its own room and results, over the same
+   * weights. It may be called while the first is predicting; each of the two is closed by itself.
+   */
+  public static native long modelShare(long key);
 
   /** Reserves room for {@code rows} rows; fills one address per input column. */
   public static native void modelReserve(long key, int rows, long[] addresses);

@@ -11,15 +11,41 @@ private[kindling] object Check {
 
   def positive(name: String): Int => Boolean = value => value > 0 || refuse(name, value, "a whole number above 0")
 
+  def positiveLong(name: String): Long => Boolean = value => value > 0 || refuse(name, value, "a whole number above 0")
+
   def above(name: String, bound: Double): Double => Boolean = value =>
     (value > bound && !value.isInfinite) || refuse(name, value, s"a number above ${short(bound)}")
 
   def atLeast(name: String, bound: Double): Double => Boolean = value =>
     (value >= bound && !value.isInfinite) || refuse(name, value, s"a number of at least ${short(bound)}")
 
+  def atMost(name: String, bound: Double): Double => Boolean = value =>
+    (value <= bound && !value.isInfinite) || refuse(name, value, s"a number of at most ${short(bound)}")
+
   /** In [low, high): what momenta, betas and fractions are. */
   def below(name: String, low: Double, high: Double): Double => Boolean = value =>
     (value >= low && value < high) || refuse(name, value, s"a number in [${short(low)}, ${short(high)})")
+
+  /** In [low, high], both included. */
+  def between(name: String, low: Double, high: Double): Double => Boolean = value =>
+    (value >= low && value <= high) || refuse(name, value, s"a number in [${short(low)}, ${short(high)}]")
+
+  def notNegative(name: String): Int => Boolean = value =>
+    value >= 0 || refuse(name, value, "a whole number of at least 0")
+
+  /** At least one number, each of at least `bound`. */
+  def allAtLeast(name: String, bound: Double): Array[Double] => Boolean = values =>
+    if (values.isEmpty) refuse(name, "empty", "at least one number") else values.forall(atLeast(name, bound))
+
+  /** At least one whole number of at least 0, each larger than the one before. */
+  def rising(name: String): Array[Int] => Boolean = values =>
+    (values.nonEmpty && values.head >= 0 && values.zip(values.drop(1)).forall { case (one, next) => one < next }) ||
+      refuse(name, values.mkString("[", ", ", "]"), "whole numbers of at least 0, each larger than the one before")
+
+  /** At least one of the allowed names, each once. */
+  def names(name: String, allowed: Seq[String]): Array[String] => Boolean = values =>
+    (values.nonEmpty && values.forall(allowed.contains) && values.distinct.length == values.length) ||
+      refuse(name, values.mkString("[", ", ", "]"), s"some of ${allowed.mkString(", ")}, each once")
 
   def notEmpty(name: String): String => Boolean = value => value.trim.nonEmpty || refuse(name, "empty", "not empty")
 

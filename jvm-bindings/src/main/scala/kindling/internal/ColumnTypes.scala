@@ -5,7 +5,8 @@ import org.apache.spark.sql.types._
 
 /**
  * Which Spark types fill which native types. A float takes every number; an integer takes integers that fit into it; nothing is
- * narrowed or rounded unseen. Messages name the column and what to do about it.
+ * narrowed or rounded unseen. Booleans (0 or 1) and dates (days) count as integers, timestamps (seconds) as float64 alone;
+ * [[NumberType]] has the units. Messages name the column and what to do about it.
  */
 private[kindling] object ColumnTypes {
 
@@ -35,6 +36,12 @@ private[kindling] object ColumnTypes {
   /** Whether a column of numbers holds several per row (an array or vector) or one. */
   def holdsSeveral(schema: StructType, name: String, owner: String): Boolean =
     !numbers(schema, name, DType.Float64, owner).isInstanceOf[Filling.Scalars]
+
+  /** Whether the numbers of a column are integers, one or several per row. */
+  def holdsIntegers(schema: StructType, name: String): Boolean = column(schema, name).dataType match {
+    case ArrayType(element, _) => isInteger(element)
+    case other => isInteger(other)
+  }
 
   /** One number per row that can become `dtype`. */
   def scalar(schema: StructType, name: String, dtype: DType, owner: String): StructField = {
@@ -78,6 +85,13 @@ private[kindling] object ColumnTypes {
       case DType.Int64 => isInteger(element)
       case DType.Int32 => isInteger(element) && element != LongType
     }
+    if (isTimestamp(element) && dtype == DType.Float32)
+      refuse(
+        s"""the column "$name" is ${article(
+            found
+          )}, whose seconds since 1970 float32 tells apart in steps of 128 only, but """ +
+          s"$owner is float32: subtract a start and cast to float first"
+      )
     if (!fits) {
       val why = if (element == LongType) "numbers could overflow" else "fractions would be lost"
       refuse(s"""the column "$name" is ${article(found)}, but $owner is $dtype and $why: cast the column""")
@@ -85,14 +99,13 @@ private[kindling] object ColumnTypes {
   }
 
   private def isInteger(dataType: DataType): Boolean = dataType match {
-    case LongType | IntegerType | ShortType | ByteType => true
+    case LongType | IntegerType | ShortType | ByteType | BooleanType | DateType => true
     case _ => false
   }
 
-  private def isNumber(dataType: DataType): Boolean = dataType match {
-    case FloatType | DoubleType | _: DecimalType => true
-    case other => isInteger(other)
-  }
+  private def isTimestamp(dataType: DataType): Boolean = dataType == TimestampType || dataType == TimestampNTZType
+
+  private def isNumber(dataType: DataType): Boolean = NumberType.get(dataType).isDefined
 
   private def described(dataType: DataType): String =
     if (dataType == SQLDataTypes.VectorType) "a vector" else article(dataType.simpleString)
@@ -103,13 +116,12 @@ private[kindling] object ColumnTypes {
     else s"a $text"
 
   private def scalarHint(dataType: DataType): String = dataType match {
-    case _: StringType | BooleanType => hint(dataType)
+    case _: StringType => hint(dataType)
     case _ => ""
   }
 
   private def hint(dataType: DataType): String = dataType match {
     case _: StringType => ": index it (StringIndexer) or cast it first"
-    case BooleanType => ": cast it to an integer first"
     case _ => ": assemble numbers first (VectorAssembler)"
   }
 

@@ -1,9 +1,9 @@
 package kindling.internal
 
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.UnsafeArrayData
+import org.apache.spark.sql.catalyst.expressions.{UnsafeArrayData, UnsafeRow}
 import org.apache.spark.sql.catalyst.util.ArrayData
-import org.apache.spark.sql.types.{ArrayType, DataType, DoubleType, FloatType, IntegerType, LongType}
+import org.apache.spark.sql.types.{ArrayType, DataType}
 import org.apache.spark.unsafe.Platform
 
 /**
@@ -35,8 +35,12 @@ private[kindling] object ColumnWriter {
       val ArrayType(element, containsNull) = field.dataType: @unchecked
       new ArrayWriter(field.name, ordinal(field.name), element, containsNull, column.dtype, column.width, keep)
     case Filling.Vector(field) => new VectorWriter(field.name, ordinal(field.name), column.dtype, column.width, keep)
-    case Filling.ClassIndex(field, classes) =>
-      new ClassIndexWriter(field.name, ordinal(field.name), NumberType.of(field.dataType), classes)
+    case Filling.ClassIndex(field, classes, ignored) =>
+      new ClassIndexWriter(field.name, ordinal(field.name), NumberType.of(field.dataType), classes, ignored)
+    case Filling.Sequence(field, padding) =>
+      val ArrayType(element, _) = field.dataType: @unchecked
+      new SequenceWriter(field.name, ordinal(field.name), NumberType.of(element), column.width, padding)
+    case Filling.Weight(field) => new WeightWriter(field.name, ordinal(field.name), NumberType.of(field.dataType))
   }
 
   def isNull(name: String): String = s"""the column "$name" is null"""
@@ -47,7 +51,12 @@ private[kindling] object ColumnWriter {
     throw new RowProblem(s"""the column "$name" has $found numbers, but $expected are needed""")
 }
 
-/** Scalar columns side by side. */
+/**
+ * Scalar columns side by side.
+ *
+ * In an UnsafeRow every field takes 8 bytes, so neighbours of one type are converted in one loop, after one look at all the row's
+ * null bits. Other rows, and rows with a null, are read field by field.
+ */
 private final class ScalarsWriter(
     names: Array[String],
     ordinals: Array[Int],
@@ -56,18 +65,54 @@ private final class ScalarsWriter(
     keep: Boolean
 ) extends ColumnWriter {
 
-  override def write(row: InternalRow, address: Long): Boolean = {
+  /** Where runs begin: fields of one type that also stand side by side in the rows. The last entry is the end. */
+  private val runs: Array[Int] = {
+    def joins(i: Int) = ordinals(i) == ordinals(i - 1) + 1 && types(i).code == types(i - 1).code && types(i).size > 0
+    (ordinals.indices.filter(i => i == 0 || !joins(i)) :+ ordinals.length).toArray
+  }
+
+  override def write(row: InternalRow, address: Long): Boolean = row match {
+    case unsafe: UnsafeRow if !ScalarsWriter.hasNull(unsafe) => writeRuns(unsafe, address)
+    case other => writeFields(other, 0, ordinals.length, address)
+  }
+
+  private def writeRuns(row: UnsafeRow, address: Long): Boolean = {
+    val fields = row.getBaseOffset + UnsafeRow.calculateBitSetWidthInBytes(row.numFields)
+    var valid = true
     var i = 0
-    var at = address
-    while (i < ordinals.length) {
+    while (i < runs.length - 1) {
+      val (first, end) = (runs(i), runs(i + 1))
+      val to = address + first.toLong * target.size
+      valid &= (
+        if (types(first).size == 0) writeFields(row, first, end, address)
+        else
+          Convert.run(
+            types(first),
+            row.getBaseObject,
+            fields + ordinals(first) * 8L,
+            8L,
+            target,
+            to,
+            target.size.toLong,
+            end - first
+          )
+      )
+      i += 1
+    }
+    valid || keep
+  }
+
+  private def writeFields(row: InternalRow, from: Int, until: Int, address: Long): Boolean = {
+    var i = from
+    while (i < until) {
       val ordinal = ordinals(i)
+      val at = address + i.toLong * target.size
       if (row.isNullAt(ordinal)) {
         if (!keep) return false
         if (!target.isFloat)
           throw new RowProblem(s"${ColumnWriter.isNull(names(i))}, and $target has no NaN to keep it as")
         Store.double(Double.NaN, target, at)
       } else if (!Store.number(row, ordinal, types(i), target, at) && !keep) return false
-      at += target.size
       i += 1
     }
     true
@@ -79,6 +124,20 @@ private final class ScalarsWriter(
     }
     i.map(i => if (row.isNullAt(ordinals(i))) ColumnWriter.isNull(names(i)) else ColumnWriter.isNaN(names(i)))
       .getOrElse(s"the columns ${names.mkString(", ")} hold a null or NaN")
+  }
+}
+
+private object ScalarsWriter {
+
+  /** Whether any field of the row is null. The null bits come first, and bits without a field are 0. */
+  def hasNull(row: UnsafeRow): Boolean = {
+    val end = row.getBaseOffset + UnsafeRow.calculateBitSetWidthInBytes(row.numFields)
+    var at = row.getBaseOffset
+    while (at < end) {
+      if (Platform.getLong(row.getBaseObject, at) != 0L) return true
+      at += 8
+    }
+    false
   }
 }
 
@@ -95,13 +154,7 @@ private final class ArrayWriter(
 
   private val source = NumberType.of(element)
   private val checkNaN = source.mayBeNaN && !keep
-  private val copies = (element, target) match {
-    case (FloatType, DType.Float32) | (DoubleType, DType.Float64) | (LongType, DType.Int64) | (
-          IntegerType,
-          DType.Int32
-        ) => true
-    case _ => false
-  }
+  private val copies = ArrayWriter.copies(source, target)
 
   override def write(row: InternalRow, address: Long): Boolean =
     if (row.isNullAt(ordinal)) {
@@ -111,24 +164,30 @@ private final class ArrayWriter(
       val values = row.getArray(ordinal)
       if (values.numElements() != width) ColumnWriter.wrongLength(name, width, values.numElements())
       values match {
-        case unsafe: UnsafeArrayData if copies => copy(unsafe, address)
+        case unsafe: UnsafeArrayData if source.size > 0 => block(unsafe, address)
         case other => convert(other, address)
       }
     }
 
-  private def copy(values: UnsafeArrayData, address: Long): Boolean = {
+  /** The numbers lie side by side behind the header. */
+  private def block(values: UnsafeArrayData, address: Long): Boolean = {
     val header = UnsafeArrayData.calculateHeaderPortionInBytes(width)
+    val from = values.getBaseOffset + header
     if (containsNull && hasNull(values, header)) nullElement()
-    else {
-      Platform.copyMemory(
+    else if (copies) {
+      Platform.copyMemory(values.getBaseObject, from, null, address, width.toLong * target.size)
+      !checkNaN || !ArrayWriter.hasNaN(target, address, width)
+    } else
+      Convert.run(
+        source,
         values.getBaseObject,
-        values.getBaseOffset + header,
-        null,
+        from,
+        source.size.toLong,
+        target,
         address,
-        width.toLong * target.size
-      )
-      !checkNaN || !hasNaN(address)
-    }
+        target.size.toLong,
+        width
+      ) || keep
   }
 
   /** The null bits lie between the length and the values; a word that is not zero marks a null. */
@@ -139,25 +198,6 @@ private final class ArrayWriter(
       at += 8
     }
     false
-  }
-
-  private def hasNaN(address: Long): Boolean = {
-    var i = 0
-    var found = false
-    if (target == DType.Float32) {
-      while (i < width) {
-        val value = Platform.getFloat(null, address + i.toLong * 4)
-        found |= value != value
-        i += 1
-      }
-    } else {
-      while (i < width) {
-        val value = Platform.getDouble(null, address + i.toLong * 8)
-        found |= value != value
-        i += 1
-      }
-    }
-    found
   }
 
   private def convert(values: ArrayData, address: Long): Boolean = {
@@ -189,9 +229,46 @@ private final class ArrayWriter(
     }
 }
 
+private object ArrayWriter {
+  import NumberType._
+
+  /** Whether the numbers are kept as they lie. */
+  def copies(source: NumberType, target: DType): Boolean = target match {
+    case DType.Float32 => source.code == FloatCode
+    case DType.Float64 => source.code == DoubleCode
+    case DType.Int64 => source.code == LongCode
+    case DType.Int32 => source.code == IntCode
+  }
+
+  /** Whether one of `count` floats of a type is NaN. */
+  def hasNaN(target: DType, address: Long, count: Int): Boolean = {
+    var i = 0
+    var found = false
+    if (target == DType.Float32) {
+      while (i < count) {
+        val value = Platform.getFloat(null, address + i.toLong * 4)
+        found |= value != value
+        i += 1
+      }
+    } else {
+      while (i < count) {
+        val value = Platform.getDouble(null, address + i.toLong * 8)
+        found |= value != value
+        i += 1
+      }
+    }
+    found
+  }
+}
+
 /** A class index for crossEntropy, stored as int64. Labels are never kept when invalid: a NaN would spoil every weight. */
-private final class ClassIndexWriter(name: String, ordinal: Int, source: NumberType, classes: Option[Long])
-    extends ColumnWriter {
+private final class ClassIndexWriter(
+    name: String,
+    ordinal: Int,
+    source: NumberType,
+    classes: Option[Long],
+    ignored: Option[Long]
+) extends ColumnWriter {
   private val limit = classes.getOrElse(Long.MaxValue)
 
   override def write(row: InternalRow, address: Long): Boolean =
@@ -201,8 +278,10 @@ private final class ClassIndexWriter(name: String, ordinal: Int, source: NumberT
       if (value.isNaN) false
       else {
         val index = source.long(row, ordinal)
-        if (index.toDouble != value || index < 0) refuse(row, "class indices are whole numbers from 0")
-        if (index >= limit) refuse(row, s"the program has $limit classes, so labels are 0 to ${limit - 1}")
+        val classLike = index.toDouble == value && (index >= 0 || ignored.contains(index))
+        if (!classLike) refuse(row, "class indices are whole numbers from 0")
+        if (index >= limit && !ignored.contains(index))
+          refuse(row, s"the program has $limit classes, so labels are 0 to ${limit - 1}")
         Platform.putLong(null, address, index)
         true
       }
@@ -210,6 +289,61 @@ private final class ClassIndexWriter(name: String, ordinal: Int, source: NumberT
 
   private def refuse(row: InternalRow, rule: String): Nothing =
     throw new RowProblem(s"""the label in the column "$name" is ${source.text(row, ordinal)}, but $rule""")
+
+  override def problem(row: InternalRow): String =
+    if (row.isNullAt(ordinal)) ColumnWriter.isNull(name) else ColumnWriter.isNaN(name)
+}
+
+/** The classes of a row, as many as it has, and padding up to `width`. */
+private final class SequenceWriter(name: String, ordinal: Int, source: NumberType, width: Int, padding: Long)
+    extends ColumnWriter {
+
+  override def write(row: InternalRow, address: Long): Boolean =
+    if (row.isNullAt(ordinal)) false
+    else {
+      val values = row.getArray(ordinal)
+      val count = values.numElements()
+      if (count > width)
+        throw new RowProblem(
+          s"""the column "$name" has $count labels, but the program's output has $width steps of time"""
+        )
+      var i = 0
+      while (i < count) {
+        if (values.isNullAt(i)) return false
+        Platform.putLong(null, address + i * 8L, source.long(values, i))
+        i += 1
+      }
+      while (i < width) {
+        Platform.putLong(null, address + i * 8L, padding)
+        i += 1
+      }
+      true
+    }
+
+  override def problem(row: InternalRow): String =
+    if (row.isNullAt(ordinal)) ColumnWriter.isNull(name) else s"""an element of the column "$name" is null"""
+}
+
+/** What a row weighs, as float64: no mean can have a weight below 0. */
+private final class WeightWriter(name: String, ordinal: Int, source: NumberType) extends ColumnWriter {
+
+  override def write(row: InternalRow, address: Long): Boolean =
+    if (row.isNullAt(ordinal)) false
+    else {
+      val value = source.double(row, ordinal)
+      if (value.isNaN) false
+      else {
+        if (value < 0 || value.isInfinite)
+          throw new RowProblem(
+            s"""the weight in the column "$name" is ${source.text(
+                row,
+                ordinal
+              )}, but weights are numbers of at least 0"""
+          )
+        Platform.putDouble(null, address, value)
+        true
+      }
+    }
 
   override def problem(row: InternalRow): String =
     if (row.isNullAt(ordinal)) ColumnWriter.isNull(name) else ColumnWriter.isNaN(name)

@@ -24,16 +24,39 @@ private[kindling] object Filling {
     def columns: Seq[StructField] = Seq(column)
   }
 
-  /** A class index: one number that must be whole and, when the program says how many classes there are, below that. */
-  final case class ClassIndex(column: StructField, classes: Option[Long]) extends Filling {
+  /**
+   * A class index: one number that must be whole and, when the program says how many classes there are, below that. `ignored` is
+   * taken beside them.
+   */
+  final case class ClassIndex(column: StructField, classes: Option[Long], ignored: Option[Long] = None)
+      extends Filling {
+    def columns: Seq[StructField] = Seq(column)
+  }
+
+  /** One column of arrays of integers of any length up to the column's width; the rest becomes `padding`. */
+  final case class Sequence(column: StructField, padding: Long) extends Filling {
+    def columns: Seq[StructField] = Seq(column)
+  }
+
+  /** What a row weighs: one number of at least 0. */
+  final case class Weight(column: StructField) extends Filling {
     def columns: Seq[StructField] = Seq(column)
   }
 }
 
-/** One block of rows in native memory: a program input or the label, `width` numbers of `dtype` per row. */
+/** What the values of a native column are for, by the native library's name. */
+private[kindling] sealed abstract class Role(val name: String) extends Serializable
+
+private[kindling] object Role {
+  case object Input extends Role("input")
+  case object Label extends Role("label")
+  case object Weight extends Role("weight")
+}
+
+/** One block of rows in native memory: a program input, the label or the weight, `width` numbers of `dtype` per row. */
 private[kindling] final case class NativeColumn(
     name: String,
-    isLabel: Boolean,
+    role: Role,
     dtype: DType,
     width: Int,
     filling: Filling
@@ -52,7 +75,17 @@ private[kindling] final case class FeatureLayout(columns: Seq[NativeColumn], ind
 
   def rowBytes: Long = columns.map(_.rowBytes).sum
 
-  def withoutLabel: FeatureLayout = FeatureLayout(columns.filterNot(_.isLabel), None)
+  /** The layout of a DataFrame to validate on, which must fill the same native columns. */
+  def likewise(other: FeatureLayout): FeatureLayout = {
+    columns.zip(other.columns).collectFirst {
+      case (own, its) if (own.dtype, own.width) != ((its.dtype, its.width)) =>
+        throw new IllegalArgumentException(
+          s"${own.name} holds ${own.width} ${own.dtype} per row in the data, but ${its.width} ${its.dtype} in the DataFrame to " +
+            "validate on: give both the same types"
+        )
+    }
+    other
+  }
 }
 
 private[kindling] object FeatureLayout {
@@ -61,8 +94,10 @@ private[kindling] object FeatureLayout {
   final case class Choice(
       featuresCols: Seq[String],
       inputShapes: Option[Seq[Seq[Long]]],
-      loss: String,
+      loss: Loss,
       labelCol: String,
+      weightCol: Option[String],
+      predictionOutput: Option[String],
       indicatorCol: Option[String]
   )
 
@@ -72,35 +107,53 @@ private[kindling] object FeatureLayout {
       Choice(
         featuresCols = if (isSet(inputCols)) getInputCols.toSeq else Seq(getFeaturesCol),
         inputShapes = get(inputShapes).map(InputShapes.parse),
-        loss = getLoss,
+        loss = Loss.of(p),
         labelCol = getLabelCol,
+        weightCol = get(weightCol).filter(_.nonEmpty),
+        predictionOutput = get(predictionOutput),
         indicatorCol = get(validationIndicatorCol).filter(_.nonEmpty)
       )
     }
   }
 
-  /** The layout for training: inputs, label and the validation indicator. */
+  /** The layout for training: inputs, label, weight and the validation indicator. */
   def forTraining(schema: StructType, program: ProgramDescription, choice: Choice): FeatureLayout = {
-    val inputs = inputColumns(schema, program, choice)
-    val label = labelColumn(schema, OutputLayout.of(program, choice.loss), choice)
-    FeatureLayout(inputs :+ label, choice.indicatorCol.map(ColumnTypes.boolean(schema, _, "validationIndicatorCol")))
+    val inputs = inputColumns(schema, program, choice, program.inputs.indices)
+    val label = labelColumn(schema, OutputLayout.of(program, choice.loss, choice.predictionOutput).label, choice)
+    val weight = choice.weightCol.map { name =>
+      val field = ColumnTypes.anyNumber(schema, name, "weightCol")
+      NativeColumn(name, Role.Weight, DType.Float64, 1, Filling.Weight(field))
+    }
+    FeatureLayout(
+      inputs ++ label ++ weight,
+      choice.indicatorCol.map(ColumnTypes.boolean(schema, _, "validationIndicatorCol"))
+    )
   }
 
-  /** The layout for prediction: the inputs alone. */
-  def forPrediction(schema: StructType, program: ProgramDescription, choice: Choice): FeatureLayout =
-    FeatureLayout(inputColumns(schema, program, choice), None)
+  /** The layout for prediction: the inputs alone, and of them those that the prediction needs. */
+  def forPrediction(schema: StructType, program: ProgramDescription, choice: Choice): FeatureLayout = {
+    val needed = OutputLayout.of(program, choice.loss, choice.predictionOutput).inputs
+    FeatureLayout(inputColumns(schema, program, choice, needed), None)
+  }
 
-  private def inputColumns(schema: StructType, program: ProgramDescription, choice: Choice): Seq[NativeColumn] = {
-    val names = choice.featuresCols
+  /** `needed` are the positions of the inputs that are filled. inputCols may name columns for all inputs or for these. */
+  private def inputColumns(
+      schema: StructType,
+      program: ProgramDescription,
+      choice: Choice,
+      needed: Seq[Int]
+  ): Seq[NativeColumn] = {
+    val all = choice.featuresCols.size == program.inputs.size && program.inputs.size > 1
+    val names = if (all) needed.map(choice.featuresCols) else choice.featuresCols
     names.diff(names.distinct).headOption.foreach(name => refuse(s"""the column "$name" is given twice in inputCols"""))
-    val shapes = rowShapes(program, choice.inputShapes)
-    program.inputs.zip(shapes) match {
+    val inputs = needed.map(program.inputs)
+    inputs.zip(rowShapes(program, choice.inputShapes, needed)) match {
       case Seq() => refuse("the program has no input that a column could fill")
       case Seq((input, shape)) => Seq(singleInput(schema, input, shape, names))
       case several =>
         if (several.size != names.size)
           refuse(
-            s"the program has ${several.size} inputs (${program.inputs.map(_.name).mkString(", ")}) but " +
+            s"the program has ${several.size} inputs (${inputs.map(_.name).mkString(", ")}) but " +
               s"${names.size} columns are given (${names.mkString(", ")}): set inputCols to one column per input, in this order"
           )
         several.zip(names).map { case ((input, shape), name) => singleInput(schema, input, shape, Seq(name)) }
@@ -131,16 +184,21 @@ private[kindling] object FeatureLayout {
         )
       case _ =>
     }
-    NativeColumn(input.name, isLabel = false, dtype, width, filling)
+    NativeColumn(input.name, Role.Input, dtype, width, filling)
   }
 
   /** The shape of a row of each input: the program's own, with inputShapes where the program leaves a size open. */
-  private def rowShapes(program: ProgramDescription, said: Option[Seq[Seq[Long]]]): Seq[Seq[Long]] = {
+  private def rowShapes(
+      program: ProgramDescription,
+      said: Option[Seq[Seq[Long]]],
+      needed: Seq[Int]
+  ): Seq[Seq[Long]] = {
     said.foreach { shapes =>
       if (shapes.size != program.inputs.size)
         refuse(s"inputShapes has ${shapes.size} shapes, but the program has ${program.inputs.size} inputs")
     }
-    program.inputs.zipWithIndex.map { case (input, index) =>
+    needed.map { index =>
+      val input = program.inputs(index)
       said.map(_(index)) match {
         case Some(shape) =>
           val fits = shape.size == input.rowShape.size &&
@@ -163,26 +221,62 @@ private[kindling] object FeatureLayout {
     }
   }
 
-  private def labelColumn(schema: StructType, output: OutputLayout, choice: Choice): NativeColumn =
-    if (choice.loss == "crossEntropy") {
-      val field = ColumnTypes.anyNumber(schema, choice.labelCol, "the loss crossEntropy")
-      NativeColumn("label", isLabel = true, DType.Int64, 1, Filling.ClassIndex(field, output.classes))
-    } else {
-      val filling = ColumnTypes.numbers(schema, choice.labelCol, output.dtype, "the label")
-      filling match {
-        case Filling.Scalars(_) if output.width != 1 =>
-          refuse(
-            s"""the label column "${choice.labelCol}" holds one number, but the program gives ${output.width} per row: """ +
-              "use an array or vector column of that length"
+  private def labelColumn(schema: StructType, label: LabelLayout, choice: Choice): Option[NativeColumn] = {
+    val name = choice.labelCol
+    def native(dtype: DType, width: Int, filling: Filling) =
+      Some(NativeColumn("label", Role.Label, dtype, width, filling))
+    label match {
+      case LabelLayout.None => None
+      case LabelLayout.Numbers(dtype, width) =>
+        native(dtype, width, asWide(ColumnTypes.numbers(schema, name, dtype, "the label"), name, width))
+      case LabelLayout.Sequence(time, padding) =>
+        ColumnTypes.numbers(schema, name, DType.Int64, "the label of ctc") match {
+          case Filling.Array(field) => native(DType.Int64, time, Filling.Sequence(field, padding))
+          case _ => refuse(s"""the label column "$name" must hold an array of classes per row for ctc""")
+        }
+      case classes: LabelLayout.Classes =>
+        val several = ColumnTypes.holdsSeveral(schema, name, "the label")
+        val integers = ColumnTypes.holdsIntegers(schema, name)
+        if (several && (classes.positions == 1 || !integers)) {
+          val dtype = classes.soft.getOrElse(
+            refuse(
+              s"""the label column "$name" holds several numbers per row, which the loss ${choice.loss.name}""" +
+                s"${if (choice.loss.ignored.isDefined) " with ignoreIndex" else ""} does not take as probabilities of classes: " +
+                "give the class"
+            )
           )
-        case Filling.Array(_) | Filling.Vector(_) if output.width == 1 =>
-          refuse(
-            s"""the label column "${choice.labelCol}" holds several numbers per row, but the program gives one: use a column of numbers"""
+          native(
+            dtype,
+            classes.softWidth,
+            asWide(ColumnTypes.numbers(schema, name, dtype, "the label"), name, classes.softWidth)
           )
-        case _ =>
-      }
-      NativeColumn("label", isLabel = true, output.dtype, output.width, filling)
+        } else if (classes.positions == 1) {
+          val field = ColumnTypes.anyNumber(schema, name, s"the loss ${choice.loss.name}")
+          native(DType.Int64, 1, Filling.ClassIndex(field, classes.classes, classes.ignored))
+        } else
+          native(
+            DType.Int64,
+            classes.positions,
+            asWide(ColumnTypes.numbers(schema, name, DType.Int64, "the label"), name, classes.positions)
+          )
     }
+  }
+
+  private def asWide(filling: Filling, name: String, width: Int): Filling = {
+    filling match {
+      case Filling.Scalars(_) if width != 1 =>
+        refuse(
+          s"""the label column "$name" holds one number, but the program gives $width per row: """ +
+            "use an array or vector column of that length"
+        )
+      case Filling.Array(_) | Filling.Vector(_) if width == 1 =>
+        refuse(
+          s"""the label column "$name" holds several numbers per row, but the program gives one: use a column of numbers"""
+        )
+      case _ =>
+    }
+    filling
+  }
 
   private[internal] def checkedWidth(owner: String, shape: Seq[Long]): Int = {
     val width = shape.foldLeft(BigInt(1))(_ * _)

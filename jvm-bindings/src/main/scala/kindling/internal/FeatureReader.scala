@@ -5,14 +5,21 @@ import org.apache.spark.sql.catalyst.InternalRow
 /**
  * Writes rows into native memory: row `slot` of every native column, given the address where each column begins.
  *
- * The rows it sees are projected to `layout.selected`. Ingest and transform share it, so a model sees at prediction what it saw in
- * training. One reader serves one task.
+ * `ordinal` says where the columns of `layout.selected` stand in the rows it sees; by default the rows are projected to these.
+ * Ingest and transform share it, so a model sees at prediction what it saw in training. One reader serves one task.
  */
-private[kindling] final class FeatureReader(layout: FeatureLayout, handleInvalid: HandleInvalid) {
+private[kindling] final class FeatureReader(
+    layout: FeatureLayout,
+    handleInvalid: HandleInvalid,
+    ordinal: String => Int
+) {
+  def this(layout: FeatureLayout, handleInvalid: HandleInvalid) =
+    this(layout, handleInvalid, layout.selected.fieldIndex)
+
   private val keep = handleInvalid == HandleInvalid.Keep
   private val writers = layout.columns.map { column =>
-    // A label that is invalid is never kept.
-    ColumnWriter.of(column, layout.selected.fieldIndex, keep && !column.isLabel)
+    // A label or weight that is invalid is never kept.
+    ColumnWriter.of(column, ordinal, keep && column.role == Role.Input)
   }.toArray
   private val strides = layout.columns.map(_.rowBytes).toArray
 
@@ -35,7 +42,7 @@ private[kindling] final class FeatureReader(layout: FeatureLayout, handleInvalid
 
 private[kindling] object FeatureReader {
   private def advice(column: NativeColumn, handleInvalid: HandleInvalid): String =
-    if (column.isLabel && handleInvalid == HandleInvalid.Keep)
-      ": handleInvalid=keep keeps features only, drop or mend such labels"
+    if (column.role != Role.Input && handleInvalid == HandleInvalid.Keep)
+      s": handleInvalid=keep keeps features only, drop or mend such ${column.role.name}s"
     else """: set handleInvalid to "skip" to drop such rows, or mend them first"""
 }

@@ -21,6 +21,12 @@ private[kindling] object Json {
 
   def array(nodes: Iterable[JsonNode]): ArrayNode = array().addAll(nodes.toSeq.asJava)
 
+  def number(value: Double): JsonNode = JsonNodeFactory.instance.numberNode(value)
+
+  def number(value: Int): JsonNode = JsonNodeFactory.instance.numberNode(value)
+
+  def bool(value: Boolean): JsonNode = JsonNodeFactory.instance.booleanNode(value)
+
   /** Puts a tree into a field. Jackson's own `set` has a result type that Scala would infer as Unit and cast to. */
   def set(node: ObjectNode, name: String, value: JsonNode): Unit = {
     val _ = node.set[ObjectNode](name, value)

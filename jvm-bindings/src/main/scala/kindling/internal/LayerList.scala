@@ -4,19 +4,22 @@ import com.fasterxml.jackson.core.JsonProcessingException
 import com.fasterxml.jackson.databind.node.{ArrayNode, ObjectNode}
 
 /**
- * A network given as a list of layers in JSON: `{"layers": [{"type": "dense", "units": 10}, ...], "inputShape": [64], "seed": 0}`,
- * or just the array. The layers themselves are checked by the native library; here the two things that the JVM knows better are
- * filled in: the shape of a row and the seed of the initial weights.
+ * A network given as layers in JSON: a sequence, `{"layers": [{"type": "dense", "units": 10}, ...], "inputShape": [64], "seed": 0}`
+ * or just the array, or a graph with named `inputs` and `outputs`. The layers themselves are checked by the native library; here the
+ * two things that the JVM knows better are filled in: the shape of a sequence's row and the seed of the initial weights.
  */
 private[kindling] final class LayerList private (root: ObjectNode) {
+
+  /** Whether it names its inputs, each with its shape. */
+  def isGraph: Boolean = root.has("inputs")
 
   def inputShape: Option[Seq[Long]] =
     Json.optional(root, "inputShape").map(shape => Json.elements(shape).map(_.asLong))
 
-  /** The list with what it leaves open filled in; what it says itself stays. */
-  def complete(shape: Seq[Long], seed: Long): Array[Byte] = {
+  /** The list with what it leaves open filled in; what it says itself stays. `shape` is a sequence's. */
+  def complete(shape: => Seq[Long], seed: Long): Array[Byte] = {
     val filled = root.deepCopy()
-    if (inputShape.isEmpty) {
+    if (!isGraph) {
       val sizes = Json.array()
       shape.foreach(sizes.add)
       Json.set(filled, "inputShape", sizes)

@@ -25,18 +25,23 @@ private[kindling] object LocalRuns {
     over.filter(seen.remove).foreach(release)
   }
 
-  /** A rank of `run` starts to use this process's shards. */
-  def enter(run: String): Unit = synchronized {
+  /**
+   * A rank of `run` starts to use this process's shards, or to fetch its own. Returns the runs that live here: what it fetches
+   * must not end them.
+   */
+  def enter(run: String): Seq[String] = synchronized {
+    seen += run
     ranks.update(run, ranks.getOrElse(run, 0) + 1)
+    seen.toSeq
   }
 
   /** A rank is done; the last one of its run in this process drops the shards. */
-  def leave(run: String, releaseShards: Boolean): Unit = synchronized {
+  def leave(run: String): Unit = synchronized {
     ranks.get(run) match {
       case Some(count) if count > 1 => ranks.update(run, count - 1)
       case _ =>
         ranks.remove(run): Unit
-        if (releaseShards && seen.remove(run)) release(run)
+        if (seen.remove(run)) release(run)
     }
   }
 

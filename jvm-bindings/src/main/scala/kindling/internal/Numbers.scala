@@ -9,12 +9,24 @@ import org.apache.spark.unsafe.Platform
  *
  * A Spark type is a small code, so that the inner loops switch on an Int: a virtual call per number would cost more than the
  * number. Floats go through Double, which holds every float, int, short and byte exactly.
+ *
+ * What is no number by itself becomes one: a boolean 0 or 1, a date the days since 1970-01-01, a timestamp the seconds since
+ * 1970-01-01 00:00 (of a timestamp without time zone: its own) with the microseconds as fraction, all as Spark's casts have it.
  */
 private[kindling] final class NumberType private (val code: Int, precision: Int, scale: Int) extends Serializable {
   import NumberType._
 
   /** Only floats can be NaN. */
   val mayBeNaN: Boolean = code == FloatCode || code == DoubleCode
+
+  /** Bytes of a value where Spark keeps values of this type side by side; 0 for decimals, which [[Convert]] does not read. */
+  val size: Int = code match {
+    case DoubleCode | LongCode | TimestampCode => 8
+    case FloatCode | IntCode => 4
+    case ShortCode => 2
+    case ByteCode | BooleanCode => 1
+    case DecimalCode => 0
+  }
 
   def double(from: SpecializedGetters, ordinal: Int): Double = (code: @annotation.switch) match {
     case FloatCode => from.getFloat(ordinal).toDouble
@@ -24,6 +36,8 @@ private[kindling] final class NumberType private (val code: Int, precision: Int,
     case ShortCode => from.getShort(ordinal).toDouble
     case ByteCode => from.getByte(ordinal).toDouble
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toDouble
+    case BooleanCode => if (from.getBoolean(ordinal)) 1.0 else 0.0
+    case TimestampCode => seconds(from.getLong(ordinal))
   }
 
   def long(from: SpecializedGetters, ordinal: Int): Long = (code: @annotation.switch) match {
@@ -35,35 +49,54 @@ private[kindling] final class NumberType private (val code: Int, precision: Int,
     case FloatCode => from.getFloat(ordinal).toLong
     case DoubleCode => from.getDouble(ordinal).toLong
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toLong
+    case BooleanCode => if (from.getBoolean(ordinal)) 1L else 0L
+    case TimestampCode => seconds(from.getLong(ordinal)).toLong
   }
 
   /** As the user would write it, for messages. */
   def text(from: SpecializedGetters, ordinal: Int): String = code match {
     case LongCode | IntCode | ShortCode | ByteCode => long(from, ordinal).toString
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toString
+    case BooleanCode => from.getBoolean(ordinal).toString
     case _ => double(from, ordinal).toString
   }
 }
 
 private[kindling] object NumberType {
-  private final val FloatCode = 0
-  private final val DoubleCode = 1
-  private final val LongCode = 2
-  private final val IntCode = 3
-  private final val ShortCode = 4
-  private final val ByteCode = 5
-  private final val DecimalCode = 6
+  private[internal] final val FloatCode = 0
+  private[internal] final val DoubleCode = 1
+  private[internal] final val LongCode = 2
+  private[internal] final val IntCode = 3
+  private[internal] final val ShortCode = 4
+  private[internal] final val ByteCode = 5
+  private[internal] final val DecimalCode = 6
+  private[internal] final val BooleanCode = 7
+  private[internal] final val TimestampCode = 8
 
-  def of(dataType: DataType): NumberType = dataType match {
-    case FloatType => new NumberType(FloatCode, 0, 0)
-    case DoubleType => new NumberType(DoubleCode, 0, 0)
-    case LongType => new NumberType(LongCode, 0, 0)
-    case IntegerType => new NumberType(IntCode, 0, 0)
-    case ShortType => new NumberType(ShortCode, 0, 0)
-    case ByteType => new NumberType(ByteCode, 0, 0)
-    case decimal: DecimalType => new NumberType(DecimalCode, decimal.precision, decimal.scale)
-    case other => throw new IllegalArgumentException(s"${other.simpleString} is not a number type")
+  /** None for what is no number and does not become one. */
+  def get(dataType: DataType): Option[NumberType] = dataType match {
+    case decimal: DecimalType => Some(new NumberType(DecimalCode, decimal.precision, decimal.scale))
+    case other => codes.get(other).map(new NumberType(_, 0, 0))
   }
+
+  def of(dataType: DataType): NumberType =
+    get(dataType).getOrElse(throw new IllegalArgumentException(s"${dataType.simpleString} is not a number type"))
+
+  private val codes: Map[DataType, Int] = Map(
+    FloatType -> FloatCode,
+    DoubleType -> DoubleCode,
+    LongType -> LongCode,
+    IntegerType -> IntCode,
+    // Spark keeps a date as its days.
+    DateType -> IntCode,
+    ShortType -> ShortCode,
+    ByteType -> ByteCode,
+    BooleanType -> BooleanCode,
+    TimestampType -> TimestampCode,
+    TimestampNTZType -> TimestampCode
+  )
+
+  private[internal] def seconds(microseconds: Long): Double = microseconds / 1e6
 }
 
 /** Stores numbers of one native type at addresses. The caller upholds that the addresses are its own to write. */

@@ -4,8 +4,8 @@ import org.apache.spark.ml.linalg.SQLDataTypes
 import org.apache.spark.sql.types.{DoubleType, StructField, StructType}
 
 /**
- * The columns that a model adds: the prediction (a class index or number as Double, several numbers as a Vector) and for
- * crossEntropy the probabilities. An empty name leaves a column out, as Spark ML does it.
+ * The columns that a model adds: the prediction (a class index or number as Double, several numbers as a Vector) and, for losses
+ * that make the output one, the probabilities. An empty name leaves a column out, as Spark ML does it.
  */
 private[kindling] final case class OutputColumns(
     prediction: Option[String],
@@ -32,9 +32,9 @@ private[kindling] final case class OutputColumns(
 }
 
 private[kindling] object OutputColumns {
-  def of(params: TorchParams, classifies: Boolean, wide: Boolean): OutputColumns = OutputColumns(
+  def of(params: TorchParams, loss: Loss, wide: Boolean): OutputColumns = OutputColumns(
     prediction = Some(params.getPredictionCol).filter(_.nonEmpty),
-    probability = Some(params.getProbabilityCol).filter(name => classifies && name.nonEmpty),
+    probability = Some(params.getProbabilityCol).filter(name => loss.tellsProbabilities && name.nonEmpty),
     wide = wide
   )
 }

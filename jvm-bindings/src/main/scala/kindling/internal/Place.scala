@@ -1,5 +1,6 @@
 package kindling.internal
 
+import org.apache.spark.SparkContext
 import org.apache.spark.ml.kindling.Cluster
 
 /** Where a task ran: for messages and for sending ranks back to the data. */
@@ -11,6 +12,12 @@ private[kindling] final case class Place(executor: String, host: String) {
 }
 
 private[kindling] object Place {
+
+  /** Those of one host together, and executors by their number. */
+  implicit val byHost: Ordering[Place] = Ordering.by(place => (place.host, place.executor.length, place.executor))
+
+  /** Of every registered executor. */
+  def all(sc: SparkContext): Seq[Place] = Cluster.executors(sc).map { case (id, host) => Place(id, host) }
 
   /** That of the running task. */
   def here(): Place = Place(Cluster.executorId(), Cluster.host())

@@ -1,87 +1,127 @@
 package kindling.internal
 
-import org.apache.spark.TaskContext
-import org.apache.spark.ml.linalg.Vectors
-import org.apache.spark.sql.Row
-import org.apache.spark.sql.catalyst.encoders.ExpressionEncoder
-import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.{
+  BoundReference,
+  GenericInternalRow,
+  JoinedRow,
+  SpecificInternalRow,
+  UnsafeArrayData,
+  UnsafeProjection,
+  UnsafeRow
+}
+import org.apache.spark.sql.kindling.{Prediction => SparkPrediction, Wiring}
 import org.apache.spark.unsafe.Platform
 
-import scala.collection.mutable
-
 /**
- * The rows of one partition with predictions added, a batch at a time.
+ * The rows of one partition with predictions added, a batch at a time, on Spark's own rows.
  *
- * Rows are turned back into Spark's own rows, of the needed columns only, so that they pass through the reader that training used.
- * The model is given back when the partition is done or the task ends, whichever comes first, and closed for good after an error.
+ * Copies: a row's inputs once, into the model's room. Of its other bytes, the columns that go out: once while the batch fills (twice
+ * where only some of a row's columns go out, for they are put together first), and once into the row that goes out. A prediction: once
+ * out of the model, once into the form of a vector, once into the row that goes out. The row that goes out is the same object each
+ * time, as Spark's operators agree.
  */
-private[kindling] final class PredictedRows(task: PredictionTask, rows: Iterator[Row]) extends Iterator[Row] {
-  private val context = Option(TaskContext.get())
-  private val partition = context.fold(0)(_.partitionId())
-  private val reader = new FeatureReader(task.layout, task.handleInvalid)
-  private val ordinals = task.layout.selected.fieldNames.map(task.schema.fieldIndex)
-  // A filter upstream can make a column's schema stricter than its rows are declared here; the reader judges nulls itself.
-  private val serialize =
-    ExpressionEncoder(StructType(task.layout.selected.map(_.copy(nullable = true)))).createSerializer()
-  private val lease = task.borrow()
-  context.foreach(_.addTaskCompletionListener[Unit](_ => lease.discard()))
+private[kindling] final class PredictedRows(
+    task: PredictionTask,
+    rows: Iterator[InternalRow],
+    wiring: Wiring,
+    report: SparkPrediction.Report
+) extends Iterator[InternalRow] {
+  private val run = new PredictionRun(task, wiring, report)
+  private val kept = new KeptRows
+  private var results = Array.empty[Array[Double]]
+  private var room = 0
+  private var place = 0
 
-  private val inputs = new Array[Long](task.layout.columns.size)
-  private val outputs = new Array[Long](2)
-  private val batch = new mutable.ArrayBuffer[Row](task.batchSize)
-  private var results: Iterator[Row] = Iterator.empty
-  private var index = 0L
+  private val passed = wiring.passed
+  private val asItIs = passed.size == wiring.below.length
+  private val choose = UnsafeProjection.create(passed.map(i => reference(i, i)))
+
+  private val shown = new UnsafeRow(passed.size)
+  private val added = new SpecificInternalRow(run.wanted.toIndexedSeq.map(_.dataType))
+  private val setters = run.wanted.zipWithIndex.map { case (column, i) => setter(column, i) }
+  private val joined = new JoinedRow(shown, added)
+  private val join = UnsafeProjection.create(wiring.output.map { i =>
+    if (i < wiring.below.length) reference(passed.indexOf(i), i)
+    else {
+      val position = wiring.predicted.indexOf(i - wiring.below.length)
+      BoundReference(passed.size + position, run.wanted(position).dataType, nullable = false)
+    }
+  })
 
   override def hasNext: Boolean = {
-    while (!results.hasNext && rows.hasNext) results = guarded(predictBatch())
-    val more = results.hasNext
-    if (!more) lease.close()
+    while (place == kept.size && rows.hasNext) run.batch(predictBatch())
+    val more = place < kept.size
+    if (!more) run.end()
     more
   }
 
-  override def next(): Row = if (hasNext) results.next() else Iterator.empty.next()
+  override def next(): InternalRow =
+    if (hasNext) {
+      kept.show(place, shown)
+      var i = 0
+      while (i < setters.length) {
+        setters(i).set(results(i), place)
+        i += 1
+      }
+      place += 1
+      join(joined)
+    } else Iterator.empty.next()
 
-  /** Empty if all rows of the batch were skipped. */
-  private def predictBatch(): Iterator[Row] = {
-    batch.clear()
-    Native.modelReserve(lease.model, task.batchSize, inputs)
-    while (batch.size < task.batchSize && rows.hasNext) {
+  private def predictBatch(): Unit = {
+    kept.clear()
+    place = 0
+    while (kept.size < task.batchSize && rows.hasNext) {
       val row = rows.next()
-      if (reader.write(serialize(Row.fromSeq(ordinals.toSeq.map(row.get))), inputs, batch.size)) batch += row
-      index += 1
+      if (run.fill(row, kept.size)) kept.add(chosen(row))
     }
-    if (batch.isEmpty) Iterator.empty
-    else {
-      Native.modelPredict(lease.model, batch.size, outputs)
-      // The addresses hold only until the model's next call, so the results are taken now.
-      batch.indices.map(withOutputs).iterator
+    if (kept.size > room) {
+      results = run.results(kept.size)
+      room = kept.size
     }
+    run.predict(kept.size, results, 0)
   }
 
-  private def withOutputs(i: Int): Row = {
-    val extra = task.columns.prediction.map { _ =>
-      if (task.columns.wide) Vectors.dense(doubles(outputs(0), i, task.output.width))
-      else Platform.getDouble(null, outputs(0) + i * 8L)
-    } ++ task.columns.probability.map(_ => Vectors.dense(doubles(outputs(1), i, classes)))
-    Row.fromSeq(batch(i).toSeq ++ extra)
+  private def chosen(whole: InternalRow): UnsafeRow = whole match {
+    case unsafe: UnsafeRow if asItIs => unsafe
+    case other => choose(other)
   }
 
-  private def classes: Int = task.output.classes.fold(0)(_.toInt)
+  private def reference(at: Int, ordinal: Int): BoundReference =
+    BoundReference(at, wiring.below(ordinal).dataType, wiring.below(ordinal).nullable)
 
-  private def doubles(address: Long, row: Int, width: Int): Array[Double] = {
-    val values = new Array[Double](width)
-    Platform.copyMemory(null, address + row.toLong * width * 8, values, Platform.DOUBLE_ARRAY_OFFSET, width * 8L)
-    values
+  private def setter(column: PredictedColumn, ordinal: Int): PredictedRows.Setter =
+    if (column.isVector) {
+      val vector = new PredictedRows.DenseVector(column.width)
+      added.update(ordinal, vector.row)
+      (values, row) => vector.fill(values, row)
+    } else (values, row) => added.setDouble(ordinal, values(row))
+}
+
+private object PredictedRows {
+
+  private trait Setter {
+    def set(values: Array[Double], row: Int): Unit
   }
 
-  private def guarded[T](body: => T): T =
-    try body
-    catch {
-      case problem: RowProblem =>
-        lease.discard()
-        throw new IllegalArgumentException(problem.at(partition, index).getMessage)
-      case e: Throwable =>
-        lease.discard()
-        throw e
+  /** A Spark ML vector as it lies in a row, whose numbers can be replaced: all else of it is the same for every row. */
+  private final class DenseVector(width: Int) {
+    val row: UnsafeRow = {
+      val parts = new GenericInternalRow(
+        Array[Any](VectorWriter.Dense, null, null, UnsafeArrayData.fromPrimitiveArray(new Array[Double](width)))
+      )
+      UnsafeProjection.create(VectorWriter.layout)(parts).copy()
     }
+    private val values = row.getArray(3)
+    private val offset = values.getBaseOffset + UnsafeArrayData.calculateHeaderPortionInBytes(width)
+
+    def fill(from: Array[Double], index: Int): Unit =
+      Platform.copyMemory(
+        from,
+        Platform.DOUBLE_ARRAY_OFFSET + index.toLong * width * 8,
+        values.getBaseObject,
+        offset,
+        width * 8L
+      )
+  }
 }

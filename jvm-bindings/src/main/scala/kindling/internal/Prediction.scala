@@ -3,50 +3,49 @@ package kindling.internal
 import java.security.MessageDigest
 
 import org.apache.spark.broadcast.Broadcast
-import org.apache.spark.sql.{DataFrame, Encoders, Row}
-import org.apache.spark.sql.types.{Metadata, StructType}
+import org.apache.spark.sql.{DataFrame, Dataset}
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.kindling.{PredictPlanning, Prediction => SparkPrediction, Wiring}
+import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.vectorized.ColumnarBatch
 
 /** Everything `transform` needs, settled on the driver; the DataFrame that it gives does the work when it is used. */
 private[kindling] final class Prediction(
+    name: String,
     network: Trained,
     layout: FeatureLayout,
     columns: OutputColumns,
     output: OutputLayout,
     handleInvalid: HandleInvalid,
-    loss: String,
+    loss: Loss,
+    predictionOutput: Option[String],
     batchSize: Int,
     threads: Int,
     loading: NativeLoading
 ) {
 
-  /**
-   * Rows through `mapPartitions`, which also works on a stream. The network travels by broadcast, which the DataFrame's plan keeps
-   * alive as long as it is itself.
-   */
-  def apply(data: DataFrame, schema: StructType): DataFrame = {
+  /** The network travels by broadcast, which the DataFrame's plan keeps alive as long as it is itself. */
+  def apply(data: Dataset[_]): DataFrame = {
     val program = data.sparkSession.sparkContext.broadcast((network.program.bytes, network.weights))
     val task = new PredictionTask(
+      name,
       program,
       contentId,
       Json.bytes(config),
-      data.schema,
       layout,
-      columns,
-      output,
+      PredictedColumn.of(columns, output),
       handleInvalid,
       batchSize,
       loading
     )
-    described(data.mapPartitions((rows: Iterator[Row]) => task.run(rows))(Encoders.row(schema)), schema)
+    val inputs = layout.selected.fieldNames.toSeq.map(data.schema.fieldIndex)
+    PredictPlanning.transform(data, task, inputs, StructType(columns.fields))
   }
 
-  /** With the columns' metadata (names of features, of classes), which an encoder does not keep. */
-  private def described(predicted: DataFrame, schema: StructType): DataFrame =
-    if (schema.forall(_.metadata == Metadata.empty)) predicted
-    else predicted.select(schema.map(field => Ingest.column(field.name).as(field.name, field.metadata)): _*)
-
   private def config = {
-    val root = Json.obj().put("threads", threads).put("device", "cpu").put("loss", loss)
+    val root = Json.obj().put("threads", threads).put("device", "cpu")
+    predictionOutput.foreach(root.put("predictionOutput", _))
+    Json.set(root, "loss", loss.json)
     Json.set(root, "columns", Json.array(layout.columns.map(ColumnSpec.json)))
     root
   }
@@ -64,19 +63,34 @@ private[kindling] final class Prediction(
 
 /** What a task of `transform` is told. */
 private[kindling] final class PredictionTask(
+    override val name: String,
     network: Broadcast[(Array[Byte], Array[Byte])],
     val contentId: String,
     config: Array[Byte],
-    val schema: StructType,
     val layout: FeatureLayout,
-    val columns: OutputColumns,
-    val output: OutputLayout,
+    val columns: Seq[PredictedColumn],
     val handleInvalid: HandleInvalid,
     val batchSize: Int,
     loading: NativeLoading
-) extends Serializable {
+) extends SparkPrediction {
 
-  def run(rows: Iterator[Row]): Iterator[Row] = if (rows.hasNext) new PredictedRows(this, rows) else Iterator.empty
+  override def dropsRows: Boolean = handleInvalid == HandleInvalid.Skip
+
+  override def takesBatches: Boolean = !dropsRows && columns.map(_.width.toLong).sum <= PredictionTask.WidestInBatches
+
+  override def rows(
+      rows: Iterator[InternalRow],
+      wiring: Wiring,
+      report: SparkPrediction.Report
+  ): Iterator[InternalRow] =
+    if (rows.hasNext) new PredictedRows(this, rows, wiring, report) else Iterator.empty
+
+  override def batches(
+      batches: Iterator[ColumnarBatch],
+      wiring: Wiring,
+      report: SparkPrediction.Report
+  ): Iterator[ColumnarBatch] =
+    if (batches.hasNext) new PredictedBatches(this, batches, wiring, report) else Iterator.empty
 
   def borrow(): ModelPool.Lease = {
     NativeLibrary.load(loading): Unit
@@ -85,4 +99,13 @@ private[kindling] final class PredictionTask(
       Native.modelOpen(config, program, weights)
     }
   }
+}
+
+private[kindling] object PredictionTask {
+
+  /**
+   * Results of more numbers per row go out as rows: a batch of columns has as many rows as the batch below, thousands, and all its
+   * results are in memory at once. 1024 numbers are 32 MB for the 4096 rows of a Parquet batch.
+   */
+  private final val WidestInBatches = 1024
 }

@@ -2,8 +2,17 @@ package kindling.internal
 
 import com.fasterxml.jackson.databind.JsonNode
 
-/** One tensor at the border of a program. `shape` holds None where the size is symbolic; dimension 0 is the batch. */
-private[kindling] final case class TensorSpec(name: String, dtype: String, shape: Seq[Option[Long]]) {
+/**
+ * One tensor at the border of a program. `shape` holds None where the size is symbolic; dimension 0 is the batch. Of an output,
+ * `inputs` are the positions of the inputs that it needs (all, if there are none) and `activation` what it ends in.
+ */
+private[kindling] final case class TensorSpec(
+    name: String,
+    dtype: String,
+    shape: Seq[Option[Long]],
+    inputs: Seq[Int] = Nil,
+    activation: Option[String] = None
+) {
 
   /** The shape of one row: everything behind the batch dimension. */
   def rowShape: Seq[Option[Long]] = shape.drop(1)
@@ -21,6 +30,11 @@ private[kindling] final case class TensorSpec(name: String, dtype: String, shape
       case Some(size) => sizes.add(size)
       case None => sizes.addNull()
     }
+    if (inputs.nonEmpty) {
+      val needed = node.putArray("inputs")
+      inputs.foreach(needed.add)
+    }
+    activation.foreach(node.put("activation", _))
     node
   }
 }
@@ -36,6 +50,13 @@ private[kindling] final case class ProgramDescription(
     stateBytes: Long,
     finalActivation: Option[String]
 ) {
+
+  /** The outputs for a message. */
+  def outputNames: String = outputs.zipWithIndex
+    .map { case (output, index) =>
+      if (output.name.isEmpty || output.name == index.toString) index.toString else s"$index (${output.name})"
+    }
+    .mkString(", ")
 
   /** The same JSON that it was read from. */
   def toJson: JsonNode = {
@@ -75,6 +96,8 @@ private[kindling] object ProgramDescription {
     TensorSpec(
       name = Json.optional(node, "name").map(_.asText).getOrElse(""),
       dtype = Json.required(node, "dtype").asText,
-      shape = Json.elements(Json.required(node, "shape")).map(size => if (size.isNull) None else Some(size.asLong))
+      shape = Json.elements(Json.required(node, "shape")).map(size => if (size.isNull) None else Some(size.asLong)),
+      inputs = Json.optional(node, "inputs").fold(Seq.empty[Int])(Json.elements(_).map(_.asInt)),
+      activation = Json.optional(node, "activation").map(_.asText)
     )
 }

@@ -61,16 +61,20 @@ private[kindling] object ProgramSource {
   }
 
   /** How many numbers the feature columns hold per row: known from the schema, or read from the first row. */
-  private def widthOf(data: Dataset[_], columns: Seq[String]): Long = columns match {
+  private def widthOf(data: Dataset[_], columns: Seq[String]): Long =
+    flatWidth(data.schema, columns).getOrElse(firstRow(data, columns.head))
+
+  /** The same where the schema says it. */
+  private[internal] def flatWidth(schema: StructType, columns: Seq[String]): Option[Long] = columns match {
     case Seq(name) =>
-      val field = ColumnTypes.column(StructType(data.schema), name)
+      val field = ColumnTypes.column(schema, name)
       field.dataType match {
         case SQLDataTypes.VectorType =>
-          Some(AttributeGroup.fromStructField(field).size).filter(_ > 0).map(_.toLong).getOrElse(firstRow(data, name))
-        case ArrayType(_, _) => firstRow(data, name)
-        case _ => 1L
+          Some(AttributeGroup.fromStructField(field).size).filter(_ > 0).map(_.toLong)
+        case ArrayType(_, _) => None
+        case _ => Some(1L)
       }
-    case several => several.size.toLong
+    case several => Some(several.size.toLong)
   }
 
   private def firstRow(data: Dataset[_], name: String): Long = {

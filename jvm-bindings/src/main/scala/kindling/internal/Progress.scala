@@ -26,7 +26,7 @@ private[kindling] final class Progress(
 
   def progress(event: JsonNode): Unit = {
     lazy val line = s"${epochText(event)}, step ${event.path("step").asLong}/${event.path("steps").asLong}, " +
-      s"loss ${number(event.path("loss"))}, ${rate(event)}"
+      s"loss ${number(event.path("loss"))}, ${rate(event)}${waits(event)}"
     mode match {
       case Live => live(line)
       case Plain if now() - lastPlain >= PlainNanos =>
@@ -38,12 +38,8 @@ private[kindling] final class Progress(
 
   def epoch(event: JsonNode): Unit = if (mode != Off) {
     lastPlain = now()
-    val parts = Seq(
-      "loss" -> "loss",
-      "accuracy" -> "accuracy",
-      "validationLoss" -> "validation loss",
-      "validationAccuracy" -> "validation accuracy"
-    )
+    val parts = (Seq("loss" -> "loss", "accuracy" -> "accuracy") ++
+      Metric.names.map(name => Metric.column(name) -> s"validation $name"))
       .collect { case (field, label) if event.path(field).isNumber => s"$label ${number(event.path(field))}" }
     clear()
     out.println(s"kindling: ${epochText(event)}: ${parts.mkString(", ")}, ${rate(event)}")
@@ -70,6 +66,12 @@ private[kindling] final class Progress(
 
   private def rate(event: JsonNode): String =
     String.format(Locale.ROOT, "%,.0f rows/s", Double.box(event.path("rowsPerSecond").asDouble))
+
+  /** Said where it is worth a look: the model trains faster than its rows come. */
+  private def waits(event: JsonNode): String = {
+    val percent = math.round(event.path("waitShare").asDouble * 100)
+    if (percent >= 1) s", $percent % waiting for rows" else ""
+  }
 }
 
 private[kindling] object Progress {

@@ -18,9 +18,6 @@ private[kindling] object RankOutcome {
   /** `secondary`: it failed only because another rank did. */
   final case class Failed(rank: Int, place: Place, sentence: String, kind: FailureKind, secondary: Boolean)
       extends RankOutcome
-
-  /** The ranks landed on other executors than the data; nothing was done, and the job may be started again. */
-  final case class Misplaced(rank: Int, place: Place, uncovered: Seq[String]) extends RankOutcome
 }
 
 /** Whose fault a failure is, which decides the exception that the caller sees. */

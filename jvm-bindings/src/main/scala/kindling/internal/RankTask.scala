@@ -24,12 +24,22 @@ private[kindling] final class RankPlan(
     val settings: Settings,
     val shards: Seq[ShardReport],
     val channel: String,
-    val loading: NativeLoading
+    val loading: NativeLoading,
+    val network: NetworkSettings,
+    val columns: Seq[NativeColumn],
+    val memory: ShardMemory
 ) extends Serializable {
 
-  /** The same run tried again; messages of the attempt before go nowhere. */
-  def copyFor(attempt: Int): RankPlan =
-    new RankPlan(run, attempt, world, secret, threads, settings, shards, s"$channel-$attempt", loading)
+  /**
+   * Drops what is in this process of tasks that ran twice: of each partition, the driver chose one shard. Called before the ranks
+   * meet, so before any of them makes a shard of its own.
+   */
+  def dropDuplicates(process: String): Unit = {
+    val kept = Json.obj().put("run", run)
+    val keys = kept.putArray("keys")
+    shards.filter(_.process == process).foreach(shard => keys.add(shard.key))
+    Native.shardRetain(Json.bytes(kept)): Unit
+  }
 }
 
 /**
@@ -44,16 +54,15 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
     val context = BarrierTaskContext.get()
     val rank = context.partitionId()
     val place = Place.here()
-    var release = true
-    LocalRuns.enter(plan.run)
+    val liveRuns = LocalRuns.enter(plan.run)
     try {
       RankTask.tell(plan.channel, Json.obj().put("type", "started").put("rank", rank))
-      val opened = attempt(open(context, rank))
+      val opened = attempt(open(context, rank, liveRuns))
       try {
         val hello = opened.fold(failure => Json.obj().put("failure", sentence(failure)), _.endpoint)
         RankTask.tell(plan.channel, Json.obj().put("type", "arrived").put("rank", rank))
         val answers = context.allGather(Json.text(hello)).toSeq.map(Json.parse)
-        val outcome = opened match {
+        opened match {
           case Failure(e) => RankOutcome.Failed(rank, place, sentence(e), FailureKind.of(e), secondary = false)
           case Success(open) =>
             attempt(together(context, rank, place, open.session, answers)).fold(
@@ -61,19 +70,20 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
               identity
             )
         }
-        release = !outcome.isInstanceOf[RankOutcome.Misplaced]
-        outcome
       } finally opened.foreach(open => Native.sessionClose(open.session))
-    } finally LocalRuns.leave(plan.run, release)
+    } finally LocalRuns.leave(plan.run)
   }
 
   /** A session and where it listens, or neither. */
-  private def open(context: BarrierTaskContext, rank: Int): RankTask.Open = {
+  private def open(context: BarrierTaskContext, rank: Int, liveRuns: Seq[String]): RankTask.Open = {
     NativeLibrary.load(plan.loading): Unit
     val host = RankTask.hostOf(context.getTaskInfos()(rank).address)
-    val session = Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host)), program.value, null)
-    try RankTask.Open(session, Json.parse(Native.sessionEndpoint(session)))
-    catch {
+    val session = Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host, liveRuns)), program.value, null)
+    try {
+      val endpoint = Json.parse(Native.sessionEndpoint(session))
+      plan.dropDuplicates(endpoint.path("process").asText)
+      RankTask.Open(session, endpoint)
+    } catch {
       case e: Throwable =>
         Native.sessionClose(session)
         throw e
@@ -88,8 +98,6 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
       answers: Seq[JsonNode]
   ): RankOutcome = {
     val firstFailure = answers.indexWhere(_.has("failure"))
-    val processes = answers.map(_.path("process").asText).toSet
-    val uncovered = plan.shards.filter(s => s.rows + s.validationRows > 0).map(_.process).distinct.filterNot(processes)
     if (firstFailure >= 0) {
       val reason = answers(firstFailure).path("failure").asText
       RankOutcome.Failed(
@@ -99,8 +107,7 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
         FailureKind.Other,
         secondary = true
       )
-    } else if (uncovered.nonEmpty) RankOutcome.Misplaced(rank, place, uncovered)
-    else {
+    } else {
       val watcher = new Watcher(session, rank, context)
       try {
         Native.sessionConnect(session, Json.bytes(Json.array(answers)))

@@ -3,7 +3,6 @@ package kindling.internal
 import java.util.concurrent.TimeoutException
 
 import org.apache.spark.SparkContext
-import org.apache.spark.ml.kindling.Cluster
 import org.slf4j.LoggerFactory
 
 import scala.concurrent.Await
@@ -22,7 +21,7 @@ private[kindling] object ReleaseJob {
     try
       if (sc.isLocal) LocalRuns.drop(run)
       else if (!sc.isStopped) {
-        val executors = new PlacedRDD(sc, Cluster.executors(sc).map { case (id, host) => Place(id, host) })
+        val executors = new PlacedRDD(sc, Place.all(sc))
         val job = sc.submitJob(
           executors,
           (_: Iterator[Int]) => LocalRuns.drop(run),

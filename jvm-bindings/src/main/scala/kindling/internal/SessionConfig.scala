@@ -6,7 +6,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode
 /** The configuration of a session as the native library reads it. Unknown keys are refused there, so nothing extra is sent. */
 private[kindling] object SessionConfig {
 
-  def json(plan: RankPlan, rank: Int, host: String): ObjectNode = {
+  def json(plan: RankPlan, rank: Int, host: String, liveRuns: Seq[String]): ObjectNode = {
     val settings = plan.settings
     val root = Json
       .obj()
@@ -20,49 +20,47 @@ private[kindling] object SessionConfig {
       .put("device", "cpu")
       .put("rendezvousTimeoutMs", settings.rendezvousTimeoutMs)
       .put("collectiveTimeoutMs", settings.collectiveTimeoutMs)
+      .put("heartbeatMs", settings.heartbeatMs)
+      .put("stallWarningMs", settings.stallWarningMs)
+      .put("encrypted", plan.network.encrypted)
+      .put("socketsPerLink", plan.network.socketsPerLink)
+    plan.network.recordFolder.foreach(root.put("recordFolder", _))
     Json.set(root, "shards", Json.array(plan.shards.map(shard)))
+    Json.set(root, "columns", Json.array(plan.columns.map(ColumnSpec.json)))
+    Json.set(root, "budget", plan.memory.json())
+    val runs = root.putArray("liveRuns")
+    liveRuns.foreach(runs.add)
     Json.set(root, "training", training(settings))
     root
   }
 
-  private def shard(report: ShardReport): JsonNode = Json
-    .obj()
-    .put("partition", report.partition)
-    .put("process", report.process)
-    .put("key", report.key)
-    .put("rows", report.rows)
-    .put("validationRows", report.validationRows)
-
-  private def training(settings: Settings): JsonNode = {
+  private def shard(report: ShardReport): JsonNode = {
     val node = Json
       .obj()
-      .put("loss", settings.loss)
+      .put("partition", report.partition)
+      .put("process", report.process)
+      .put("key", report.key)
+      .put("rows", report.rows)
+      .put("validationRows", report.validationRows)
+    report.endpoint.foreach(endpoint => Json.set(node, "endpoint", Json.parse(endpoint)))
+    node
+  }
+
+  /** How to train: a part of the configuration that needs no data. */
+  def training(settings: Settings): JsonNode = {
+    val node = Json
+      .obj()
       .put("batchSize", settings.batchSize)
       .put("maxEpochs", settings.maxEpochs)
       .put("seed", settings.seed)
       .put("shuffle", settings.shuffle)
       .put("progressIntervalMs", settings.progressIntervalMs)
       .put("recordRows", false)
-    Json.set(node, "optimizer", optimizer(settings.optimizer))
+    settings.predictionOutput.foreach(node.put("predictionOutput", _))
+    Json.set(node, "loss", settings.loss.json)
+    Json.set(node, "optimizer", settings.optimizer.json)
+    settings.step.into(node)
+    settings.measures.into(node)
     node
-  }
-
-  private def optimizer(optimizer: Optimizer): JsonNode = optimizer match {
-    case Optimizer.AdamW(learningRate, weightDecay, beta1, beta2, epsilon) =>
-      Json
-        .obj()
-        .put("name", "adamw")
-        .put("learningRate", learningRate)
-        .put("weightDecay", weightDecay)
-        .put("beta1", beta1)
-        .put("beta2", beta2)
-        .put("epsilon", epsilon)
-    case Optimizer.Sgd(learningRate, weightDecay, momentum) =>
-      Json
-        .obj()
-        .put("name", "sgd")
-        .put("learningRate", learningRate)
-        .put("weightDecay", weightDecay)
-        .put("momentum", momentum)
   }
 }

@@ -20,35 +20,26 @@ private[kindling] object HandleInvalid {
  * value would be ignored is refused.
  */
 private[kindling] final case class Settings(
-    loss: String,
+    loss: Loss,
+    predictionOutput: Option[String],
     optimizer: Optimizer,
+    step: StepSettings,
     batchSize: Int,
     maxEpochs: Int,
     numWorkers: Int,
     seed: Long,
     shuffle: Boolean,
     validation: Validation,
+    measures: ValidationSettings,
     handleInvalid: HandleInvalid,
+    shardMemory: Option[Long],
     rendezvousTimeoutMs: Long,
     collectiveTimeoutMs: Long,
+    heartbeatMs: Long,
+    stallWarningMs: Long,
     slotTimeoutMs: Long,
     progressIntervalMs: Long
 )
-
-/** How an optimizer is set; the native library takes it as it is. `stateCopies` counts its tensors per parameter. */
-private[kindling] sealed trait Optimizer {
-  def stateCopies: Int
-}
-
-private[kindling] object Optimizer {
-  final case class AdamW(learningRate: Double, weightDecay: Double, beta1: Double, beta2: Double, epsilon: Double)
-      extends Optimizer {
-    def stateCopies: Int = 2
-  }
-  final case class Sgd(learningRate: Double, weightDecay: Double, momentum: Double) extends Optimizer {
-    def stateCopies: Int = if (momentum == 0) 0 else 1
-  }
-}
 
 /** Which rows validate. */
 private[kindling] sealed trait Validation extends Serializable
@@ -57,17 +48,19 @@ private[kindling] object Validation {
   case object None extends Validation
   final case class Indicator(column: String) extends Validation
   final case class Fraction(fraction: Double) extends Validation
+
+  /** The rows of a DataFrame of their own. */
+  case object Frame extends Validation
+
+  /** Every row of the data that is read. */
+  case object All extends Validation
 }
 
 private[kindling] object Settings {
 
-  def of(p: TorchParams): Settings = {
+  /** `frame`: whether there is a DataFrame to validate on. */
+  def of(p: TorchParams, frame: Boolean = false): Settings = {
     import p._
-
-    def onlyFor(owner: String, names: (String, Boolean)*): Unit =
-      names.find(_._2).foreach { case (name, _) =>
-        refuse(s"$name is set, but it does nothing with $owner: clear it")
-      }
 
     if (isSet(maxIter) && isSet(maxEpochs) && getMaxIter != getOrDefault(maxEpochs))
       refuse(
@@ -75,41 +68,45 @@ private[kindling] object Settings {
       )
     if (isSet(inputCols) && isSet(featuresCol))
       refuse("featuresCol and inputCols are both set: use featuresCol for one column, inputCols for several")
+    val validation = validationOf(p, frame)
     if (isSet(inputCols) && getInputCols.isEmpty) refuse("inputCols is empty: name at least one column")
 
-    val chosen = getOptimizer match {
-      case "sgd" =>
-        onlyFor("the optimizer sgd", "beta1" -> isSet(beta1), "beta2" -> isSet(beta2), "epsilon" -> isSet(epsilon))
-        Optimizer.Sgd(getLearningRate, get(weightDecay).getOrElse(0.0), getMomentum)
-      case _ =>
-        onlyFor("the optimizer adamw", "momentum" -> (getMomentum != 0))
-        Optimizer.AdamW(getLearningRate, get(weightDecay).getOrElse(0.01), getBeta1, getBeta2, getEpsilon)
-    }
-    if (getLoss != "crossEntropy") onlyFor(s"the loss $getLoss", "probabilityCol" -> isSet(probabilityCol))
-
     Settings(
-      loss = getLoss,
-      optimizer = chosen,
+      loss = Loss.of(p),
+      predictionOutput = get(predictionOutput),
+      optimizer = Optimizer.of(p),
+      step = StepSettings.of(p),
       batchSize = getBatchSize,
       maxEpochs = getMaxEpochs,
       numWorkers = getNumWorkers,
       seed = getSeed,
       shuffle = getShuffle,
-      validation = validationOf(p),
+      validation = validation,
+      measures = ValidationSettings.of(p, validation != Validation.None),
       handleInvalid = HandleInvalid.named(getHandleInvalid),
+      shardMemory = get(shardMemory),
       rendezvousTimeoutMs = millis(getRendezvousTimeout),
       collectiveTimeoutMs = millis(getCollectiveTimeout),
+      heartbeatMs = millis(getHeartbeatInterval),
+      stallWarningMs = millis(getStallWarning),
       slotTimeoutMs = millis(getSlotTimeout),
       progressIntervalMs = millis(getProgressInterval)
     )
   }
 
-  private def validationOf(p: TorchParams): Validation = {
+  private def validationOf(p: TorchParams, frame: Boolean): Validation = {
     import p._
     val column = get(validationIndicatorCol).filter(_.nonEmpty)
     if (column.isDefined && getValidationFraction > 0)
       refuse("validationIndicatorCol and validationFraction are both set: choose the validation rows in one way")
+    if (frame) Seq(
+      "validationIndicatorCol" -> column.isDefined,
+      "validationFraction" -> (getValidationFraction > 0)
+    ).collectFirst { case (name, true) =>
+      refuse(s"$name is set, but there is a DataFrame to validate on: choose the validation rows in one way")
+    }
     column match {
+      case _ if frame => Validation.Frame
       case Some(name) => Validation.Indicator(name)
       case None if getValidationFraction > 0 => Validation.Fraction(getValidationFraction)
       case None => Validation.None

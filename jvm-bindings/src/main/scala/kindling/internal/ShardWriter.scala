@@ -8,28 +8,64 @@ private[kindling] object Split {
   final val Validation = 1
 }
 
-/** What a sealed shard reports: where it is and how many rows it holds. */
+/**
+ * What a sealed shard reports: where it is, which attempt at the partition made it, how many rows it holds, and a hash of them that
+ * depends on every row and on their order. `endpoint` (JSON) is where other processes fetch its rows, if anybody may need them.
+ */
 private[kindling] final case class ShardReport(
     partition: Int,
+    attempt: Long,
     process: String,
     key: Long,
     rows: Long,
     validationRows: Long,
-    bytes: Long
-)
+    bytes: Long,
+    spilledBytes: Long,
+    hash: String,
+    endpoint: Option[String] = None
+) {
+
+  /** Bytes in memory; files hold padding beside the rows. */
+  def residentBytes: Long = math.max(0L, bytes - spilledBytes)
+}
 
 private[kindling] object ShardReport {
   def parse(json: Array[Byte]): ShardReport = {
     val node = Json.parse(json)
     ShardReport(
       Json.required(node, "partition").asInt,
+      Json.required(node, "attempt").asLong,
       Json.required(node, "process").asText,
       Json.required(node, "key").asLong,
       Json.required(node, "rows").asLong,
       Json.required(node, "validationRows").asLong,
-      Json.required(node, "bytes").asLong
+      Json.required(node, "bytes").asLong,
+      Json.required(node, "spilledBytes").asLong,
+      Json.required(node, "hash").asText
     )
   }
+}
+
+/** Where a shard's memory comes from: the native library, or in tests memory of their own. */
+private[kindling] trait ShardBlocks {
+
+  /** Room for `rows` rows of a split; fills in where each column begins. */
+  def reserve(split: Int, rows: Int, addresses: Array[Long]): Unit
+
+  /** The first `rows` of the reserved rows are written. */
+  def commit(split: Int, rows: Int): Unit
+
+  def close(): ShardReport
+
+  def discard(): Unit
+}
+
+private[kindling] final class NativeBlocks(key: Long) extends ShardBlocks {
+  override def reserve(split: Int, rows: Int, addresses: Array[Long]): Unit =
+    Native.shardReserve(key, split, rows, addresses)
+  override def commit(split: Int, rows: Int): Unit = Native.shardCommit(key, split, rows)
+  override def close(): ShardReport = ShardReport.parse(Native.shardClose(key))
+  override def discard(): Unit = Native.shardDiscard(key)
 }
 
 /**
@@ -39,7 +75,7 @@ private[kindling] object ShardReport {
  * drops the shard sealed or not, for a task that failed after all. Blocks start small and double up to about 4 MB, so that many
  * tiny partitions do not reserve much more than they hold.
  */
-private[kindling] final class ShardWriter private (key: Long, layout: FeatureLayout, reader: FeatureReader)
+private[kindling] final class ShardWriter(blocks: ShardBlocks, layout: FeatureLayout, reader: FeatureReader)
     extends AutoCloseable {
   private val halves = Array(new Half(Split.Train), new Half(Split.Validation))
   private var owned = true
@@ -52,10 +88,13 @@ private[kindling] final class ShardWriter private (key: Long, layout: FeatureLay
     written
   }
 
+  /** For a reader that writes several rows at once. */
+  def half(split: Int): Half = halves(split)
+
   /** Commits what is open and seals the shard: from now on it is readable, and whoever releases its run frees it. */
   def seal(): ShardReport = {
     halves.foreach(_.commit())
-    val report = ShardReport.parse(Native.shardClose(key))
+    val report = blocks.close()
     owned = false
     report
   }
@@ -64,28 +103,35 @@ private[kindling] final class ShardWriter private (key: Long, layout: FeatureLay
 
   def discard(): Unit = {
     owned = false
-    Native.shardDiscard(key)
+    blocks.discard()
   }
 
-  private final class Half(split: Int) {
-    private val addresses = new Array[Long](layout.columns.size)
+  /** The rows of one split. Whoever writes rows into free slots, from `used` on, adds them to `used`. */
+  final class Half private[ShardWriter] (split: Int) {
+
+    /** Where the open block's columns begin. */
+    val addresses = new Array[Long](layout.columns.size)
     private var reserved = 0
     private var next = ShardWriter.firstBlockRows(layout.rowBytes)
     var used = 0
 
+    /** Free slots of the open block. */
+    def room: Int = reserved - used
+
+    /** The addresses, of a new block if the open one is full: there is room for a row now. */
     def addressesOfFreeSlot(): Array[Long] = {
       if (used == reserved) {
         commit()
-        Native.shardReserve(key, split, next, addresses)
+        blocks.reserve(split, next, addresses)
         reserved = next
         next = math.min(next.toLong * 2, ShardWriter.maxBlockRows(layout.rowBytes)).toInt
       }
       addresses
     }
 
-    def commit(): Unit =
+    private[ShardWriter] def commit(): Unit =
       if (reserved > 0) {
-        Native.shardCommit(key, split, used)
+        blocks.commit(split, used)
         reserved = 0
         used = 0
       }
@@ -101,17 +147,19 @@ private[kindling] object ShardWriter {
       partition: Int,
       attempt: Long,
       layout: FeatureLayout,
-      handleInvalid: HandleInvalid
+      handleInvalid: HandleInvalid,
+      memory: ShardMemory
   ): ShardWriter = {
     val columns = Json.array(layout.columns.map(ColumnSpec.json))
     val spec = Json.obj().put("run", run).put("partition", partition).put("attempt", attempt)
     Json.set(spec, "columns", columns)
+    Json.set(spec, "budget", memory.json())
     val key = LocalRuns.open(run) { liveRuns =>
       val runs = spec.putArray("liveRuns")
       liveRuns.foreach(runs.add)
       Native.shardOpen(Json.bytes(spec))
     }
-    new ShardWriter(key, layout, new FeatureReader(layout, handleInvalid))
+    new ShardWriter(new NativeBlocks(key), layout, new FeatureReader(layout, handleInvalid))
   }
 
   private[internal] def firstBlockRows(rowBytes: Long): Int = rowsIn(FirstBlockBytes, rowBytes)
@@ -127,7 +175,7 @@ private[kindling] object ColumnSpec {
     Json
       .obj()
       .put("name", column.name)
-      .put("role", if (column.isLabel) "label" else "input")
+      .put("role", column.role.name)
       .put("dtype", column.dtype.name)
       .put("width", column.width)
 }

@@ -1,13 +1,13 @@
 package kindling.internal
 
-import org.apache.spark.ml.param.{BooleanParam, DoubleParam, IntParam, Param, Params}
+import org.apache.spark.ml.param.{BooleanParam, DoubleArrayParam, DoubleParam, IntParam, LongParam, Param, Params}
 import org.apache.spark.ml.param.shared._
 
 /**
  * The parameters of `TorchEstimator` and `TorchModel`: names, docs, defaults and the check of each value by itself. What needs
  * two parameters to be judged stands in [[Settings]].
  *
- * Every type is a primitive, a string or a string array, so that Spark Connect can carry it.
+ * Every type is a primitive, a string or an array of either, so that Spark Connect can carry it.
  */
 private[kindling] trait TorchParams
     extends SupportedSpark
@@ -18,7 +18,10 @@ private[kindling] trait TorchParams
     with HasPredictionCol
     with HasProbabilityCol
     with HasValidationIndicatorCol
-    with HasSeed {
+    with HasWeightCol
+    with HasSeed
+    with OptimizerParams
+    with ValidationParams {
 
   // ---- the network ----
 
@@ -51,34 +54,156 @@ private[kindling] trait TorchParams
   final val loss: Param[String] = new Param[String](
     this,
     "loss",
-    "the loss: crossEntropy (the program gives logits, the label is a class index) or mse",
-    Check.oneOf("loss", "crossEntropy", "mse")
+    s"what rows are judged by, with PyTorch's meaning: ${Loss.names.mkString(", ")}",
+    Check.oneOf("loss", Loss.names: _*)
+  )
+
+  final val predictionOutput: Param[String] = new Param[String](
+    this,
+    "predictionOutput",
+    "the output that is judged and predicts, by name or position, of a program that returns several; by default the one named " +
+      "logits, else the first",
+    Check.notEmpty("predictionOutput")
+  )
+
+  final val labelSmoothing: DoubleParam = new DoubleParam(
+    this,
+    "labelSmoothing",
+    "the part of each label, in [0, 1], that crossEntropy spreads evenly over all classes; by default 0",
+    Check.between("labelSmoothing", 0, 1)
+  )
+
+  final val classWeights: DoubleArrayParam = new DoubleArrayParam(
+    this,
+    "classWeights",
+    "what each class weighs in crossEntropy, one number (>= 0) per class; by default 1",
+    Check.allAtLeast("classWeights", 0)
+  )
+
+  final val ignoreIndex: IntParam = new IntParam(
+    this,
+    "ignoreIndex",
+    "a label that crossEntropy leaves out of the mean, or that pads the labels of ctc; by default none"
+  )
+
+  final val posWeight: DoubleArrayParam = new DoubleArrayParam(
+    this,
+    "posWeight",
+    "what a positive label weighs in binaryCrossEntropyWithLogits, one number (>= 0) for all outputs or one for each; by default 1",
+    Check.allAtLeast("posWeight", 0)
+  )
+
+  final val delta: DoubleParam = new DoubleParam(
+    this,
+    "delta",
+    "where huber turns from squared to linear (> 0); by default 1",
+    Check.above("delta", 0)
+  )
+
+  final val beta: DoubleParam = new DoubleParam(
+    this,
+    "beta",
+    "where smoothL1 turns from squared to linear (>= 0); by default 1",
+    Check.atLeast("beta", 0)
+  )
+
+  final val margin: DoubleParam = new DoubleParam(
+    this,
+    "margin",
+    "the margin of cosine (in [-1, 1]; by default 0), marginRanking (by default 0) or triplet (> 0; by default 1)"
+  )
+
+  final val normDegree: DoubleParam = new DoubleParam(
+    this,
+    "normDegree",
+    "the degree of the norm that triplet measures distances by (> 0); by default 2",
+    Check.above("normDegree", 0)
+  )
+
+  final val swap: BooleanParam = new BooleanParam(
+    this,
+    "swap",
+    "whether triplet takes the negative's distance to the positive where it is smaller; by default false"
+  )
+
+  final val logInput: BooleanParam = new BooleanParam(
+    this,
+    "logInput",
+    "whether the output that poisson judges is the logarithm of the rate; by default true"
+  )
+
+  final val full: BooleanParam = new BooleanParam(
+    this,
+    "full",
+    "whether poisson adds Stirling's approximation of the term that depends on the label only; by default false"
+  )
+
+  final val logTarget: BooleanParam =
+    new BooleanParam(this, "logTarget", "whether the labels of kl are log-probabilities too; by default false")
+
+  final val blank: IntParam =
+    new IntParam(
+      this,
+      "blank",
+      "the class that stands for no label in ctc (>= 0); by default 0",
+      Check.notNegative("blank")
+    )
+
+  final val zeroInfinity: BooleanParam = new BooleanParam(
+    this,
+    "zeroInfinity",
+    "whether a row whose labels do not fit into its time counts as 0 in ctc; by default false, and such a row is refused"
   )
 
   final val optimizer: Param[String] =
-    new Param[String](this, "optimizer", "the optimizer: adamw or sgd", Check.oneOf("optimizer", "adamw", "sgd"))
+    new Param[String](
+      this,
+      "optimizer",
+      s"the optimizer: ${Optimizer.names.mkString(", ")}",
+      Check.oneOf("optimizer", Optimizer.names: _*)
+    )
 
   final val learningRate: DoubleParam =
     new DoubleParam(this, "learningRate", "the step size (> 0)", Check.above("learningRate", 0))
 
   final val momentum: DoubleParam =
-    new DoubleParam(this, "momentum", "the momentum of sgd, in [0, 1)", Check.below("momentum", 0, 1))
+    new DoubleParam(
+      this,
+      "momentum",
+      "the momentum of sgd, rmsprop and lars, in [0, 1); 0.9 for lars if unset",
+      Check.below("momentum", 0, 1)
+    )
 
   final val weightDecay: DoubleParam = new DoubleParam(
     this,
     "weightDecay",
-    "the weight decay (>= 0); by default PyTorch's: 0.01 for adamw, 0 for sgd",
+    "the weight decay (>= 0); by default 0.01 for adamw and lamb, 0 for the others",
     Check.atLeast("weightDecay", 0)
   )
 
   final val beta1: DoubleParam =
-    new DoubleParam(this, "beta1", "adamw's decay of the first moment, in [0, 1)", Check.below("beta1", 0, 1))
+    new DoubleParam(
+      this,
+      "beta1",
+      "the decay of the first moment of adam, adamw, lamb and lion, in [0, 1)",
+      Check.below("beta1", 0, 1)
+    )
 
   final val beta2: DoubleParam =
-    new DoubleParam(this, "beta2", "adamw's decay of the second moment, in [0, 1)", Check.below("beta2", 0, 1))
+    new DoubleParam(
+      this,
+      "beta2",
+      "the decay of the second moment of adam, adamw, lamb and lion, in [0, 1); 0.99 for lion if unset",
+      Check.below("beta2", 0, 1)
+    )
 
   final val epsilon: DoubleParam =
-    new DoubleParam(this, "epsilon", "adamw's term for numerical stability (> 0)", Check.above("epsilon", 0))
+    new DoubleParam(
+      this,
+      "epsilon",
+      "the term for numerical stability (> 0); 1e-10 for adagrad and 1e-6 for lamb if unset",
+      Check.above("epsilon", 0)
+    )
 
   final val batchSize: IntParam = new IntParam(
     this,
@@ -140,8 +265,22 @@ private[kindling] trait TorchParams
   final val collectiveTimeout: DoubleParam = new DoubleParam(
     this,
     "collectiveTimeout",
-    "seconds after which a silent rank counts as lost (> 0)",
+    "seconds that a rank waits for one that is alive but does not come (> 0); a dead one is noticed by heartbeatInterval",
     Check.above("collectiveTimeout", 0)
+  )
+
+  final val heartbeatInterval: DoubleParam = new DoubleParam(
+    this,
+    "heartbeatInterval",
+    "seconds between two signs of life of a rank (>= 0.05); one that misses three in a row is given up, whatever its step does",
+    Check.atLeast("heartbeatInterval", 0.05)
+  )
+
+  final val stallWarning: DoubleParam = new DoubleParam(
+    this,
+    "stallWarning",
+    "seconds after which a step that waits logs which ranks are missing (> 0)",
+    Check.above("stallWarning", 0)
   )
 
   final val slotTimeout: DoubleParam = new DoubleParam(
@@ -159,6 +298,14 @@ private[kindling] trait TorchParams
   )
 
   // ---- rows ----
+
+  final val shardMemory: LongParam = new LongParam(
+    this,
+    "shardMemory",
+    "bytes of memory that the rows of all runs may take in an executor process (> 0), others go to Spark's local directories; by " +
+      "default what the container has beside its heap and its ranks (YARN, Kubernetes), else a quarter of the machine's",
+    Check.positiveLong("shardMemory")
+  )
 
   final val handleInvalid: Param[String] = new Param[String](
     this,
@@ -187,7 +334,9 @@ private[kindling] trait TorchParams
     device -> "auto",
     libtorch -> "",
     rendezvousTimeout -> 60.0,
-    collectiveTimeout -> 300.0,
+    collectiveTimeout -> 1800.0,
+    heartbeatInterval -> 5.0,
+    stallWarning -> 60.0,
     slotTimeout -> 600.0,
     progressInterval -> 1.0,
     handleInvalid -> "error",
@@ -198,6 +347,21 @@ private[kindling] trait TorchParams
   final def getLayers: String = $(layers)
   final def getInputShapes: String = $(inputShapes)
   final def getLoss: String = $(loss)
+  final def getPredictionOutput: String = $(predictionOutput)
+  final def getLabelSmoothing: Double = $(labelSmoothing)
+  final def getClassWeights: Array[Double] = $(classWeights)
+  final def getIgnoreIndex: Int = $(ignoreIndex)
+  final def getPosWeight: Array[Double] = $(posWeight)
+  final def getDelta: Double = $(delta)
+  final def getBeta: Double = $(beta)
+  final def getMargin: Double = $(margin)
+  final def getNormDegree: Double = $(normDegree)
+  final def getSwap: Boolean = $(swap)
+  final def getLogInput: Boolean = $(logInput)
+  final def getFull: Boolean = $(full)
+  final def getLogTarget: Boolean = $(logTarget)
+  final def getBlank: Int = $(blank)
+  final def getZeroInfinity: Boolean = $(zeroInfinity)
   final def getOptimizer: String = $(optimizer)
   final def getLearningRate: Double = $(learningRate)
   final def getMomentum: Double = $(momentum)
@@ -215,8 +379,11 @@ private[kindling] trait TorchParams
   final def getLibtorch: String = $(libtorch)
   final def getRendezvousTimeout: Double = $(rendezvousTimeout)
   final def getCollectiveTimeout: Double = $(collectiveTimeout)
+  final def getHeartbeatInterval: Double = $(heartbeatInterval)
+  final def getStallWarning: Double = $(stallWarning)
   final def getSlotTimeout: Double = $(slotTimeout)
   final def getProgressInterval: Double = $(progressInterval)
+  final def getShardMemory: Long = $(shardMemory)
   final def getHandleInvalid: String = $(handleInvalid)
   final def getInferBatchSize: Int = $(inferBatchSize)
 }

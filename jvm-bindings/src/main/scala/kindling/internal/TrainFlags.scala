@@ -1,13 +1,19 @@
 package kindling.internal
 
+import java.util.Locale
+
 import kindling.TorchEstimator
+import org.apache.spark.ml.param._
+import org.apache.spark.network.util.JavaUtils
 
 import scala.annotation.tailrec
+import scala.util.Try
 
 /** The command line of `kindling.Train`, read once; a wrong flag is a [[TrainFlags.Problem]] with a sentence. */
 private[kindling] final case class TrainFlags(
     data: String,
     model: String,
+    validation: Option[String],
     output: Option[String],
     overwrite: Boolean,
     estimator: TorchEstimator
@@ -20,62 +26,51 @@ private[kindling] object TrainFlags {
 
   def asksForHelp(args: Seq[String]): Boolean = args.exists(arg => arg == "--help" || arg == "-h")
 
-  /** One flag: how it is written, what it takes, what it is for, and what it does to the estimator. */
-  private final case class Flag(name: String, value: String, help: String, apply: (TorchEstimator, String) => Unit)
+  /** One flag: the parameter it sets, how it is written, and what it takes. */
+  private final case class Flag(param: Param[Any], names: Seq[String], value: String, read: String => Any)
 
-  private val flags: Seq[Flag] = Seq(
-    Flag("label-col", "NAME", "the label column (label)", (e, v) => e.setLabelCol(v)),
-    Flag(
-      "features-col",
-      "NAME",
-      "the column of features, an array or vector (features)",
-      (e, v) => e.setFeaturesCol(v)
-    ),
-    Flag(
-      "input-cols",
-      "A,B,...",
-      "several feature columns instead",
-      (e, v) => e.setInputCols(v.split(',').map(_.trim))
-    ),
-    Flag(
-      "input-shapes",
-      "JSON",
-      "the shape of a row of each input, such as [[1,28,28]]",
-      (e, v) => e.setInputShapes(v)
-    ),
-    Flag("loss", "NAME", "crossEntropy or mse (crossEntropy)", (e, v) => e.setLoss(v)),
-    Flag("optimizer", "NAME", "adamw or sgd (adamw)", (e, v) => e.setOptimizer(v)),
-    Flag("learning-rate", "X", "the step size (0.001)", (e, v) => e.setLearningRate(double(v))),
-    Flag("momentum", "X", "sgd's momentum (0)", (e, v) => e.setMomentum(double(v))),
-    Flag("weight-decay", "X", "the weight decay (0.01 for adamw, 0 for sgd)", (e, v) => e.setWeightDecay(double(v))),
-    Flag("epochs", "N", "passes over the data (1)", (e, v) => e.setMaxEpochs(int(v))),
-    Flag("batch-size", "N", "rows per step over all workers (32)", (e, v) => e.setBatchSize(int(v))),
-    Flag("num-workers", "N", "ranks, each one a Spark task (1)", (e, v) => e.setNumWorkers(int(v))),
-    Flag(
-      "validation-fraction",
-      "X",
-      "the share of rows that validate (0)",
-      (e, v) => e.setValidationFraction(double(v))
-    ),
-    Flag(
-      "validation-col",
-      "NAME",
-      "a boolean column that marks rows that validate",
-      (e, v) => e.setValidationIndicatorCol(v)
-    ),
-    Flag("handle-invalid", "HOW", "error, skip or keep rows with null or NaN (error)", (e, v) => e.setHandleInvalid(v)),
-    Flag("seed", "N", "the seed of initial weights, order and split (0)", (e, v) => e.setSeed(long(v))),
-    Flag("libtorch", "FOLDER", "where libtorch is, if Spark's configuration does not say", (e, v) => e.setLibtorch(v))
-  )
+  /** Another, shorter name beside the parameter's own. */
+  private val short = Map("maxEpochs" -> "epochs", "validationIndicatorCol" -> "validation-col")
+
+  /** Parameters that `--model` sets. */
+  private val ofModel = Set("model", "layers")
+
+  private val defaults = new TorchEstimator()
+
+  /** A flag for every parameter of the estimator: `learningRate` is `--learning-rate`. */
+  private val flags: Seq[Flag] =
+    defaults.params.toSeq.filterNot(param => ofModel(param.name)).map { param =>
+      val own = param.name.replaceAll("([A-Z])", "-$1").toLowerCase(Locale.ROOT)
+      val (value, read) = reader(param)
+      Flag(param.asInstanceOf[Param[Any]], short.get(param.name).toSeq :+ own, value, read)
+    }
+
+  private def reader(param: Param[_]): (String, String => Any) = param match {
+    case _: DoubleParam => ("X", double)
+    case _: IntParam => ("N", int)
+    case _ if param.name == "shardMemory" => ("SIZE", size)
+    case _: LongParam => ("N", long)
+    case _: BooleanParam => ("true|false", boolean)
+    case _: StringArrayParam => ("A,B,...", parts(_).toArray[String])
+    case _: DoubleArrayParam => ("X,Y,...", parts(_).map(double).toArray[Double])
+    case _: IntArrayParam => ("N,M,...", parts(_).map(int).toArray[Int])
+    case _ if param.name.endsWith("Col") => ("NAME", identity)
+    case _ => ("TEXT", identity)
+  }
+
+  private def help(flag: Flag): String =
+    flag.param.doc + defaults.getDefault(flag.param).filter(_ != "").fold("")(value => s" ($value)") +
+      (if (flag.names.size > 1) s"; also --${flag.names.last}" else "")
 
   val usage: String = {
     val own = Seq(
       ("data", "PATH", "the Parquet data to train on (required)"),
       ("model", "PATH", "the network: a .pt2 archive, or a .json file with a layer list (required)"),
+      ("validation", "PATH", "Parquet data to validate on"),
       ("output", "PATH", "where the trained model is saved"),
       ("overwrite", "", "replace what is at the output path")
     )
-    val lines = (own ++ flags.map(f => (f.name, f.value, f.help))).map { case (name, value, help) =>
+    val lines = (own ++ flags.map(f => (f.names.head, f.value, help(f)))).map { case (name, value, help) =>
       f"  ${s"--$name $value".trim}%-30s $help"
     }
     ("usage: spark-submit --class kindling.Train kindling.jar --data PATH --model PATH [flags]" +: lines).mkString("\n")
@@ -83,18 +78,20 @@ private[kindling] object TrainFlags {
 
   def parse(args: Seq[String]): TrainFlags = {
     val values = collect(args.toList, Map.empty)
-    val known = flags.map(_.name).toSet ++ Set("data", "model", "output", "overwrite")
+    val known = flags.flatMap(_.names).toSet ++ Set("data", "model", "validation", "output", "overwrite")
     values.keys.find(!known(_)).foreach(name => throw new Problem(s"there is no flag --$name"))
     def required(name: String): String = values.getOrElse(name, throw new Problem(s"--$name is missing"))
 
     val data = required("data")
     val model = required("model")
     val estimator = new TorchEstimator()
-    flags.foreach { flag =>
-      try values.get(flag.name).foreach(flag.apply(estimator, _))
-      catch { case e: IllegalArgumentException => throw new Problem(s"--${flag.name}: ${e.getMessage}") }
+    for (flag <- flags; name <- flag.names; value <- values.get(name))
+      try estimator.set(estimator.getParam(flag.param.name), flag.read(value)): Unit
+      catch { case e: IllegalArgumentException => throw new Problem(s"--$name: ${e.getMessage}") }
+    flags.find(_.names.count(values.contains) > 1).foreach { flag =>
+      throw new Problem(s"${flag.names.map("--" + _).mkString(" and ")} are one flag: give one of them")
     }
-    TrainFlags(data, model, values.get("output"), values.contains("overwrite"), estimator)
+    TrainFlags(data, model, values.get("validation"), values.get("output"), values.contains("overwrite"), estimator)
   }
 
   @tailrec
@@ -122,6 +119,14 @@ private[kindling] object TrainFlags {
   private def int(value: String): Int = number(value, "a whole number")(_.toIntOption)
 
   private def long(value: String): Long = number(value, "a whole number")(_.toLongOption)
+
+  /** Bytes, or as Spark's settings have them. */
+  private def size(value: String): Long =
+    number(value, "a size such as 2g")(text => Try(JavaUtils.byteStringAsBytes(text)).toOption)
+
+  private def parts(value: String): Seq[String] = value.split(',').toSeq.map(_.trim)
+
+  private def boolean(value: String): Boolean = number(value, "true or false")(_.toBooleanOption)
 
   private def double(value: String): Double = number(value, "a number")(_.toDoubleOption)
 }

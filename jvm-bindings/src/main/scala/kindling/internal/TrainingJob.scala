@@ -19,8 +19,8 @@ private[kindling] final case class TrainingResult(report: Array[Byte], weights: 
  * The barrier job of a run. It waits for slots, sends one task per rank to the executors that hold the rows, shows their progress,
  * and judges how they ended.
  *
- * Spark treats locations as wishes; ranks that landed away from the data start nothing, and the job is run again. Before every
- * attempt the executors that hold the rows must still be there.
+ * Spark treats locations as wishes; a rank that landed away from its rows fetches them. Before the job starts, the executors that
+ * hold the rows must still be there.
  */
 private[kindling] final class TrainingJob(
     sc: SparkContext,
@@ -34,36 +34,18 @@ private[kindling] final class TrainingJob(
 
   def run(): TrainingResult = {
     val broadcast = sc.broadcast(program.bytes)
-    val result = attempts(broadcast, 0)
+    val result = judge(train(broadcast), None)
     // Only after success: tasks of a cancelled job may still be starting, and would stumble over it. Spark's cleaner takes it then.
     broadcast.destroy()
     result
   }
 
-  @annotation.tailrec
-  private def attempts(broadcast: Broadcast[Array[Byte]], attempt: Int): TrainingResult = {
-    val outcomes = oneAttempt(broadcast, attempt)
-    val misplaced = outcomes.collect { case outcome: RankOutcome.Misplaced => outcome }
-    if (misplaced.isEmpty || misplaced.size < outcomes.size) judge(outcomes, None)
-    else if (attempt + 1 < MaxPlacements) {
-      log.warn(s"run ${plan.run}: the ranks landed away from the executors that hold the data, starting them again")
-      attempts(broadcast, attempt + 1)
-    } else {
-      requireHolders()
-      throw new TrainingException(
-        s"${misplaced.head.uncovered.size} executors hold rows but got no rank in $MaxPlacements tries; ranks ran on " +
-          s"${outcomes.map(_.place).distinct.mkString(", ")}: set numWorkers to the number of task slots " +
-          "(executors x spark.executor.cores / spark.task.cpus), so that every executor gets one"
-      )
-    }
-  }
-
-  private def oneAttempt(broadcast: Broadcast[Array[Byte]], attempt: Int): Seq[RankOutcome] = {
+  private def train(broadcast: Broadcast[Array[Byte]]): Seq[RankOutcome] = {
     requireHolders()
     Using.resource(reserve()) { reservation =>
       // Waiting may have taken minutes.
       requireHolders()
-      watched(broadcast, plan.copyFor(attempt), () => reservation.close())
+      watched(broadcast, plan, () => reservation.close())
     }
   }
 
@@ -86,6 +68,7 @@ private[kindling] final class TrainingJob(
   private def watched(broadcast: Broadcast[Array[Byte]], current: RankPlan, started: () => Unit): Seq[RankOutcome] = {
     val settings = plan.settings
     val mode = Progress.mode(sc.getConf, Progress.terminal)
+    val cancel = (reason: String) => if (!sc.isStopped) sc.cancelJobsWithTag(tag, reason)
     Using.Manager { use =>
       val progress = use(new Progress(System.err, mode, settings.maxEpochs))
       val rendezvous = use(
@@ -94,21 +77,27 @@ private[kindling] final class TrainingJob(
           plan.world,
           settings.slotTimeoutMs,
           settings.rendezvousTimeoutMs,
-          reason => if (!sc.isStopped) sc.cancelJobsWithTag(tag, reason),
+          cancel,
           started
         )
       )
+      val grace = use(new Grace(plan.run, cancel))
       use(EventChannel.open(current.channel)(receive(progress, rendezvous))): Unit
-      barrierJob(broadcast, current, rendezvous)
+      barrierJob(broadcast, current, rendezvous, grace)
     }.get
   }
 
   private def barrierJob(
       broadcast: Broadcast[Array[Byte]],
       current: RankPlan,
-      rendezvous: Rendezvous
+      rendezvous: Rendezvous,
+      grace: Grace
   ): Seq[RankOutcome] = {
     val outcomes = mutable.ArrayBuffer.empty[RankOutcome]
+    def add(outcome: RankOutcome): Unit = {
+      outcomes.synchronized(outcomes += outcome): Unit
+      if (outcome.isInstanceOf[RankOutcome.Failed]) grace.onFailed()
+    }
     sc.setLocalProperty(TrainingRun.Description, s"Kindling ${plan.run}: train")
     try {
       val task = new RankTask(current, broadcast)
@@ -117,13 +106,15 @@ private[kindling] final class TrainingJob(
         ranks,
         (_: TaskContext, rank: Iterator[RankOutcome]) => rank.next(),
         ranks.partitions.indices,
-        (_: Int, outcome: RankOutcome) => outcomes.synchronized(outcomes += outcome): Unit
+        (_: Int, outcome: RankOutcome) => add(outcome)
       )
       outcomes.synchronized(outcomes.sortBy(_.rank).toSeq)
     } catch {
       case NonFatal(e) =>
         rendezvous.failure.foreach(reason => throw new TrainingException(reason, e))
-        judge(outcomes.synchronized(outcomes.sortBy(_.rank).toSeq), Some(e)): Unit
+        // That the job was cancelled for lack of an answer says nothing: the failure before it does.
+        val job = if (grace.exceeded) None else Some(e)
+        judge(outcomes.synchronized(outcomes.sortBy(_.rank).toSeq), job): Unit
         throw e
     }
   }
@@ -165,5 +156,4 @@ private[kindling] final class TrainingJob(
 
 private[kindling] object TrainingJob {
   private val log = LoggerFactory.getLogger("kindling.TrainingJob")
-  private val MaxPlacements = 5
 }

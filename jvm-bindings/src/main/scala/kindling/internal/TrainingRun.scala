@@ -15,7 +15,8 @@ private[kindling] final case class Trained(program: Program, weights: Array[Byte
  * One run on the driver, from the parameters to the trained weights:
  *
  *  1. everything that can be refused before data is touched is refused: parameters, program, columns, slots;
- *  1. the ingest job turns the data's partitions into native shards where they are read;
+ *  1. the ingest job turns the data's partitions into native shards where they are read, and a second one those of the DataFrame to
+ *     validate on, if there is one;
  *  1. ranks are placed on the executors that hold rows, and memory is compared with what executors may use;
  *  1. the training job, a barrier job of numWorkers tasks, trains ([[TrainingJob]]);
  *  1. whatever happened, shards are released, by the ranks themselves or by [[ReleaseJob]].
@@ -23,7 +24,11 @@ private[kindling] final case class Trained(program: Program, weights: Array[Byte
  * All jobs of a run carry one tag of its own, and the caller's job group stays as it is: who cancels the group, all jobs or the
  * tag ends the run. A thread that is interrupted in `fit` ends its run too, waiting or training.
  */
-private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_]) {
+private[kindling] final class TrainingRun(
+    params: TorchParams,
+    data: Dataset[_],
+    validation: Option[Dataset[_]] = None
+) {
   private val sc: SparkContext = data.sparkSession.sparkContext
   private val run = TrainingRun.randomHex(16)
   private val tag = s"kindling-$run"
@@ -34,28 +39,42 @@ private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_])
 
   private def train(): Trained = {
     val start = System.nanoTime()
-    val settings = Settings.of(params)
+    val settings = Settings.of(params, validation.isDefined)
     TrainingRun.checkCluster(sc)
+    val network = NetworkSettings.of(sc.getConf)
     val loading = NativeLoading.of(sc.getConf.getOption, params.getLibtorch)
     try NativeLibrary.load(loading): Unit
     catch Failures.ofLoading
     tagged {
       val program = ProgramSource.resolve(params, data, sc.hadoopConfiguration)
-      val layout = FeatureLayout.forTraining(data.schema, program.description, FeatureLayout.Choice.of(params))
+      val choice = FeatureLayout.Choice.of(params)
+      val layout = FeatureLayout.forTraining(data.schema, program.description, choice)
+      val held = validation.map { frame =>
+        frame -> layout.likewise(FeatureLayout.forTraining(frame.schema, program.description, choice))
+      }
       TrainingRun.checkResultSize(sc, program.description)
+      val trained = TrainingRun.trained(program, settings)
       val slots = Slots.of(sc)
       slots.requireTotal(settings.numWorkers, settings.slotTimeoutMs)
       // Reading the data may take long, so ranks that cannot fit even without it are refused before.
-      MemoryEstimate.require(
-        MemoryEstimate.ofRanks(program.description, settings.optimizer, settings.numWorkers, TrainingRun.executors(sc)),
-        sc.master,
-        sc.getConf
-      )
+      val ranks =
+        MemoryEstimate.ofRanks(trained, settings.optimizer, settings.numWorkers, TrainingRun.executors(sc))
+      MemoryEstimate.require(ranks, sc.master, sc.getConf)
+      val memory = ShardMemory.of(settings.shardMemory, ranks, sc.master, sc.getConf)
       releasing {
-        val stored = ingest(settings, layout, loading)
+        val secret = TrainingRun.randomHex(32)
+        // In local mode there is one process, and nobody to fetch from it.
+        val serving = if (sc.isLocal) None else Some(Serving(secret, network.encrypted))
+        val stored = ingest(settings, layout, held, loading, memory, serving)
         val placement = Placement.spread(stored, settings.numWorkers)
         MemoryEstimate.check(
-          MemoryEstimate.of(program.description, settings.optimizer, placement, stored),
+          MemoryEstimate.of(
+            trained,
+            settings.optimizer,
+            placement,
+            stored,
+            TrainingRun.sharedBytesPerPeer() * network.socketsPerLink
+          ),
           sc.master,
           sc.getConf
         )
@@ -63,26 +82,53 @@ private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_])
           run,
           0,
           settings.numWorkers,
-          TrainingRun.randomHex(32),
+          secret,
           sc.getConf.getInt("spark.task.cpus", 1),
           settings,
           stored.map(_.report),
           tag,
-          loading
+          loading,
+          network,
+          layout.columns,
+          memory
         )
         val result = new TrainingJob(sc, plan, program, placement, slots, tag).run()
+        // Ranks have freed the rows beside them; executors without one still hold theirs.
+        if (placement.holders.exists(!placement.ranks.contains(_))) ReleaseJob.run(sc, run)
         Trained(program, result.weights, summary(settings, stored, result, start))
       }
     }
   }
 
-  private def ingest(settings: Settings, layout: FeatureLayout, loading: NativeLoading): Seq[IngestOutcome.Stored] = {
-    val job =
-      new Ingest(run, layout, settings.handleInvalid, settings.validation, settings.seed, loading, RunsOver.list)
-    sc.setLocalProperty(TrainingRun.Description, s"Kindling $run: read the data")
-    val stored =
-      try job.read(data, () => sc.cancelJobsWithTag(tag))
+  private def ingest(
+      settings: Settings,
+      layout: FeatureLayout,
+      held: Option[(Dataset[_], FeatureLayout)],
+      loading: NativeLoading,
+      memory: ShardMemory,
+      serving: Option[Serving]
+  ): Seq[IngestOutcome.Stored] = {
+    def read(frame: Dataset[_], layout: FeatureLayout, split: Validation, first: Int, what: String) = {
+      val job = new Ingest(
+        run,
+        layout,
+        settings.handleInvalid,
+        split,
+        settings.seed,
+        loading,
+        RunsOver.list,
+        memory,
+        serving,
+        first
+      )
+      sc.setLocalProperty(TrainingRun.Description, s"Kindling $run: read $what")
+      try job.read(frame, () => sc.cancelJobsWithTag(tag))
       catch Failures.ofIngest
+    }
+    val own = read(data, layout, settings.validation, 0, "the data")
+    val stored = own ++ held.fold(Seq.empty[IngestOutcome.Stored]) { case (frame, layout) =>
+      read(frame, layout, Validation.All, own.size, "the validation data")
+    }
     val (rows, validationRows) = (stored.map(_.report.rows).sum, stored.map(_.report.validationRows).sum)
     val skipped = stored.map(_.skipped).sum
     if (rows == 0)
@@ -91,7 +137,8 @@ private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_])
           s"$skipped were skipped"
       )
     TrainingRun.log.info(
-      s"run $run read $rows rows and $validationRows validation rows into ${stored.size} shards, $skipped skipped"
+      s"run $run read $rows rows and $validationRows validation rows into ${stored.size} shards, $skipped skipped; " +
+        s"${stored.map(_.report.spilledBytes).sum >> 20} of ${stored.map(_.report.bytes).sum >> 20} MiB are in files, for shardMemory"
     )
     if (skipped > 0) TrainingRun.log.warn(s"$skipped rows with a null or NaN were skipped (handleInvalid=skip)")
     stored
@@ -113,16 +160,19 @@ private[kindling] final class TrainingRun(params: TorchParams, data: Dataset[_])
       seconds = (System.nanoTime() - start) / 1e9,
       trainingSeconds = Json.required(report, "seconds").asDouble,
       communicationSeconds = Json.optional(report, "communicationSeconds").fold(0.0)(_.asDouble),
+      dataWaitSeconds = Json.required(report, "dataWaitSeconds").asDouble,
       executors = result.processes,
-      workers = settings.numWorkers
+      workers = settings.numWorkers,
+      bestEpoch = Json.optional(report, "bestEpoch").map(_.asInt),
+      stoppedEarly = Json.required(report, "stoppedEarly").asBoolean
     )
   }
 
   /**
    * On failure: end what still runs, then free what is left of the run in the executors. The first failure is the one that leaves.
    *
-   * After a success the ranks have freed the rows beside them; shards of processes without a rank (empty ones, and duplicates of
-   * tasks that ran twice) are dropped by the next ingest there.
+   * After a success the ranks have freed the rows beside them; what else is left (empty shards, and duplicates of tasks that ran
+   * twice) is dropped by the next ingest there.
    */
   private def releasing[T](body: => T): T = {
     var done = false
@@ -176,6 +226,20 @@ private[kindling] object TrainingRun {
   /** How many there are, or will be when all have come up; where it matters (YARN, Kubernetes) Spark starts two by default. */
   private def executors(sc: SparkContext): Int =
     math.max(Cluster.executors(sc).size, sc.getConf.getInt("spark.executor.instances", 2))
+
+  /** What a rank shares with each other one of its host; only the loaded library knows. */
+  private def sharedBytesPerPeer(): Long =
+    Json.required(Json.parse(Native.capabilities()), "sharedBytesPerPeer").asLong
+
+  /**
+   * The program as the settings train it, frozen groups left out. Settings that cannot train it are refused: reading the data may take
+   * long, and the ranks would say so only after it.
+   */
+  private[kindling] def trained(program: Program, settings: Settings): ProgramDescription = {
+    val training = Json.bytes(SessionConfig.training(settings))
+    val outline = Json.parse(Native.programCheck(program.bytes, training))
+    program.description.copy(trainableElements = Json.required(outline, "trainedElements").asLong)
+  }
 
   private def checkResultSize(sc: SparkContext, program: ProgramDescription): Unit = {
     val limit = sc.getConf.getSizeAsBytes("spark.driver.maxResultSize", "1g")

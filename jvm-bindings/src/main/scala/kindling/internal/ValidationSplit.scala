@@ -15,9 +15,13 @@ private[kindling] final class ValidationSplit(
     partition: Int
 ) {
 
+  /** Whether every row trains. */
+  val trainsAll: Boolean = validation == Validation.None
+
   /** [[Split.Train]] or [[Split.Validation]]; throws [[RowProblem]] when the indicator is null. */
   def of(row: InternalRow, index: Long): Int = validation match {
-    case Validation.None => Split.Train
+    case Validation.None | Validation.Frame => Split.Train
+    case Validation.All => Split.Validation
     case Validation.Fraction(fraction) =>
       if (ValidationSplit.uniform(seed, partition, index) < fraction) Split.Validation else Split.Train
     case Validation.Indicator(column) =>

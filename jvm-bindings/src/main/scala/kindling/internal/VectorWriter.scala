@@ -2,6 +2,7 @@ package kindling.internal
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.UnsafeArrayData
+import org.apache.spark.sql.types.{ArrayType, ByteType, DoubleType, IntegerType, StructField, StructType}
 import org.apache.spark.unsafe.Platform
 
 /**
@@ -26,7 +27,8 @@ private final class VectorWriter(name: String, ordinal: Int, target: DType, widt
     values match {
       case unsafe: UnsafeArrayData =>
         val start = unsafe.getBaseOffset + UnsafeArrayData.calculateHeaderPortionInBytes(width)
-        denseLoop(unsafe.getBaseObject, start, address)
+        Convert
+          .run(VectorWriter.Value, unsafe.getBaseObject, start, 8L, target, address, target.size.toLong, width) || keep
       case other =>
         var i = 0
         while (i < width) {
@@ -35,27 +37,6 @@ private final class VectorWriter(name: String, ordinal: Int, target: DType, widt
         }
         true
     }
-  }
-
-  private def denseLoop(base: AnyRef, start: Long, address: Long): Boolean = {
-    var valid = true
-    var i = 0
-    if (target == DType.Float32) {
-      while (i < width) {
-        val value = Platform.getDouble(base, start + i.toLong * 8)
-        Platform.putFloat(null, address + i.toLong * 4, value.toFloat)
-        valid &= value == value
-        i += 1
-      }
-    } else {
-      while (i < width) {
-        val value = Platform.getDouble(base, start + i.toLong * 8)
-        Platform.putDouble(null, address + i.toLong * 8, value)
-        valid &= value == value
-        i += 1
-      }
-    }
-    valid || keep
   }
 
   private def sparse(vector: InternalRow, address: Long): Boolean = {
@@ -86,4 +67,16 @@ private final class VectorWriter(name: String, ordinal: Int, target: DType, widt
 
 private object VectorWriter {
   final val Sparse: Byte = 0
+  val Value: NumberType = NumberType.of(DoubleType)
+  final val Dense: Byte = 1
+
+  /** How Spark ML lays a vector out. */
+  val layout: StructType = StructType(
+    Seq(
+      StructField("type", ByteType, nullable = false),
+      StructField("size", IntegerType),
+      StructField("indices", ArrayType(IntegerType, containsNull = false)),
+      StructField("values", ArrayType(DoubleType, containsNull = false))
+    )
+  )
 }

@@ -26,7 +26,7 @@ class FeatureLayoutSuite extends AnyFunSuite {
     ProgramDescription("pt2", inputs, Seq(output), 2, 10, 10, 40, finalActivation)
 
   private def choice(columns: Seq[String], loss: String = "crossEntropy", shapes: Option[Seq[Seq[Long]]] = None) =
-    FeatureLayout.Choice(columns, shapes, loss, "label", None)
+    FeatureLayout.Choice(columns, shapes, Loss(loss), "label", None, None, None)
 
   private def layout(s: StructType, p: ProgramDescription, c: FeatureLayout.Choice) = FeatureLayout.forTraining(s, p, c)
 
@@ -38,9 +38,9 @@ class FeatureLayoutSuite extends AnyFunSuite {
 
   test("one array column fills one input as wide as the program says") {
     val made = layout(schema("features" -> ArrayType(FloatType), label), program(x4), choice(Seq("features")))
-    assert(made.columns.map(c => (c.name, c.dtype, c.width, c.isLabel)) === Seq(
-      ("x", DType.Float32, 4, false),
-      ("label", DType.Int64, 1, true)
+    assert(made.columns.map(c => (c.name, c.dtype, c.width, c.role)) === Seq(
+      ("x", DType.Float32, 4, Role.Input),
+      ("label", DType.Int64, 1, Role.Label)
     ))
     assert(made.selected.fieldNames === Array("features", "label"))
     assert(made.rowBytes === 24)
@@ -83,6 +83,14 @@ class FeatureLayoutSuite extends AnyFunSuite {
     assert(single.contains("\"a\" holds one number"))
   }
 
+  test("a timestamp fills float64 alone") {
+    val times = schema("at" -> TimestampType, label)
+    def refuses(dtype: String) = refused(times, program(Seq(input("x", dtype, 1))), choice(Seq("at")))
+    assert(refuses("float32").contains("in steps of 128 only, but the program input x is float32"))
+    assert(refuses("int64").contains("fractions would be lost"))
+    assert(layout(times, program(Seq(input("x", "float64", 1))), choice(Seq("at"))).columns.head.width === 1)
+  }
+
   test("integers are not narrowed and fractions are not cut") {
     val int32 = program(Seq(input("ids", "int32", 1)))
     assert(refused(schema("id" -> LongType, label), int32, choice(Seq("id"))).contains("numbers could overflow"))
@@ -113,10 +121,56 @@ class FeatureLayoutSuite extends AnyFunSuite {
   test("crossEntropy refuses probabilities and outputs that are not classes") {
     val s = schema("features" -> vector, label)
     assert(refused(s, program(x4, finalActivation = Some("softmax")), choice(Seq("features"))).contains("takes logits"))
-    assert(refused(s, program(x4, input("", "float32", 3, 3)), choice(Seq("features"))).contains("[batch, classes]"))
+    assert(refused(s, program(x4, input("", "float32")), choice(Seq("features"))).contains("[batch, classes]"))
+    assert(refused(s, program(x4, input("", "float32", 3, 3)), choice(Seq("features"))).contains("holds one number"))
     assert(refused(s, program(x4, input("", "int64", 3)), choice(Seq("features"))).contains("int64"))
     val open = refused(s, program(x4, tensor("", "float32", Seq(None))), choice(Seq("features")))
     assert(open.contains("[?, ?]") && open.contains("fixed number of classes"))
+  }
+
+  test("a label of one class per position is integers, and fractions are probabilities") {
+    val tokens = program(x4, input("", "float32", 3, 5))
+    val s = schema("features" -> vector, "ids" -> ArrayType(IntegerType), "soft" -> ArrayType(DoubleType))
+    def label(column: String) = layout(s, tokens, choice(Seq("features")).copy(labelCol = column)).columns.last
+    assert((label("ids").dtype, label("ids").width) === ((DType.Int64, 5)))
+    assert((label("soft").dtype, label("soft").width) === ((DType.Float32, 15)))
+  }
+
+  test("a weight is one number beside the label, and a loss without labels reads none") {
+    val s = schema("features" -> vector, label, "w" -> IntegerType)
+    val made = layout(s, program(x4), choice(Seq("features")).copy(weightCol = Some("w")))
+    assert(made.columns.map(c => (c.role, c.dtype)).drop(1) === Seq(
+      (Role.Label, DType.Int64),
+      (Role.Weight, DType.Float64)
+    ))
+    val three = ProgramDescription("pt2", x4, Seq.fill(3)(input("", "float32", 2)), 2, 10, 10, 40, None)
+    assert(layout(schema("features" -> vector), three, choice(Seq("features"), "triplet")).columns.map(_.role) === Seq(
+      Role.Input
+    ))
+    assert(refused(s, program(x4), choice(Seq("features"), "triplet")).contains("judges 3 outputs"))
+  }
+
+  test("a program that returns its loss predicts from the other output and from the inputs that it needs") {
+    val outputs = Seq(
+      TensorSpec("loss", "float32", Nil, Seq(0, 1)),
+      TensorSpec("hidden", "float32", Seq(None, Some(8L)), Seq(0)),
+      TensorSpec("logits", "float32", Seq(None, Some(3L)), Seq(0))
+    )
+    val inputs = Seq(input("x", "float32", 4), input("labels", "int64"))
+    val own = ProgramDescription("pt2", inputs, outputs, 2, 10, 10, 40, None)
+    val asked = choice(Seq("features", "label"), "model")
+    assert(layout(schema("features" -> vector, label), own, asked).columns.map(_.name) === Seq("x", "labels"))
+    assert(FeatureLayout.forPrediction(schema("features" -> vector), own, asked).columns.map(_.name) === Seq("x"))
+    assert(OutputLayout.of(own, Loss("model"), None).width === 3)
+    assert(OutputLayout.of(own, Loss("model"), Some("hidden")).width === 8)
+    assert(OutputLayout.of(own, Loss("model"), Some("1")).width === 8)
+    val text = intercept[IllegalArgumentException](OutputLayout.of(own, Loss("model"), Some("logit"))).getMessage
+    assert(text.contains("0 (loss), 1 (hidden), 2 (logits)"), text)
+    val number = intercept[IllegalArgumentException](OutputLayout.of(own, Loss("model"), Some("0"))).getMessage
+    assert(number.contains("predictionOutput is \"0\", which is one number for the whole batch"), number)
+    val fixed = own.copy(outputs = own.outputs :+ TensorSpec("table", "float32", Seq(Some(7), Some(3))))
+    val text3 = intercept[IllegalArgumentException](OutputLayout.of(fixed, Loss("mse"), Some("table"))).getMessage
+    assert(text3.contains("whose first size does not follow the batch"), text3)
   }
 
   test("an mse label is as wide as the output") {

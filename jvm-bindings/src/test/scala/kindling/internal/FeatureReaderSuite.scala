@@ -18,12 +18,12 @@ class FeatureReaderSuite extends SparkSuite {
 
   private def column(data: DataFrame, dtype: DType, width: Int): FeatureLayout = {
     val filling = ColumnTypes.numbers(data.schema, "c", dtype, "the program input x")
-    FeatureLayout(Seq(NativeColumn("x", isLabel = false, dtype, width, filling)), None)
+    FeatureLayout(Seq(NativeColumn("x", Role.Input, dtype, width, filling)), None)
   }
 
   private def label(data: DataFrame, classes: Option[Long]): FeatureLayout =
     FeatureLayout(
-      Seq(NativeColumn("label", isLabel = true, DType.Int64, 1, Filling.ClassIndex(data.schema("c"), classes))),
+      Seq(NativeColumn("label", Role.Label, DType.Int64, 1, Filling.ClassIndex(data.schema("c"), classes))),
       None
     )
 
@@ -90,6 +90,46 @@ class FeatureReaderSuite extends SparkSuite {
     assert(read(converted, column(converted, DType.Int32, 2)) === Seq(7.0, -8.0))
   }
 
+  test("booleans become 0 and 1, dates days and timestamps seconds since 1970, as Spark casts them") {
+    val schema = StructType(
+      Seq(
+        StructField("b", BooleanType),
+        StructField("d", DateType),
+        StructField("t", TimestampType),
+        StructField("n", TimestampNTZType)
+      )
+    )
+    val at = java.time.Instant.parse("2024-02-29T12:34:56.789012Z")
+    val before = java.time.Instant.parse("1969-12-31T23:59:59.500Z")
+    val utc = java.time.ZoneOffset.UTC
+    val data = spark.createDataFrame(
+      Seq(at, before).map { t =>
+        val local = java.time.LocalDateTime.ofInstant(t, utc)
+        Row(t == at, java.sql.Date.valueOf(local.toLocalDate), java.sql.Timestamp.from(t), local)
+      }.asJava,
+      schema
+    )
+    def layout(names: String*) = FeatureLayout(
+      Seq(
+        NativeColumn(
+          "x",
+          Role.Input,
+          DType.Float64,
+          names.size,
+          Filling.Scalars(names.map(ColumnTypes.scalar(data.schema, _, DType.Float64, "the program input x")))
+        )
+      ),
+      None
+    )
+    assert(read(data, layout("b", "d", "t", "n")) === Seq(1, 19782, 1709210096.789012, 1709210096.789012, 0, -1, -0.5,
+      -0.5))
+    assert(read(data, layout("t")) === data.selectExpr("cast(t as double)").collect().map(_.getDouble(0)).toSeq)
+    val days = frame(ArrayType(DateType), Seq(java.sql.Date.valueOf("1970-01-03")))
+    assert(read(days, column(days, DType.Int64, 1)) === Seq(2.0))
+    val flags = frame(ArrayType(BooleanType), Seq(true, false))
+    for (target <- DType.all) assert(read(flags, column(flags, target, 2)) === Seq(1.0, 0.0))
+  }
+
   test("an array too long for one word of null bits is copied from behind its header") {
     val values = (0 until 200).map(_.toFloat)
     val data = frame(ArrayType(FloatType), values, values.reverse)
@@ -119,7 +159,7 @@ class FeatureReaderSuite extends SparkSuite {
     val schema = StructType(Seq(StructField("a", FloatType), StructField("b", IntegerType)))
     val data = spark.createDataFrame(Seq(Row(1f, 2), Row(3f, 4)).asJava, schema)
     val fields = Seq("b", "a").map(data.schema(_))
-    val layout = FeatureLayout(Seq(NativeColumn("x", isLabel = false, DType.Float32, 2, Filling.Scalars(fields))), None)
+    val layout = FeatureLayout(Seq(NativeColumn("x", Role.Input, DType.Float32, 2, Filling.Scalars(fields))), None)
     assert(read(data, layout) === Seq(2.0, 1.0, 4.0, 3.0))
   }
 
@@ -127,7 +167,7 @@ class FeatureReaderSuite extends SparkSuite {
     val schema = StructType(Seq(StructField("a.b`c", FloatType)))
     val data = spark.createDataFrame(Seq(Row(1f)).asJava, schema)
     val layout = FeatureLayout(
-      Seq(NativeColumn("x", isLabel = false, DType.Float32, 1, Filling.Scalars(data.schema.fields.toSeq))),
+      Seq(NativeColumn("x", Role.Input, DType.Float32, 1, Filling.Scalars(data.schema.fields.toSeq))),
       None
     )
     assert(read(data, layout) === Seq(1.0))

@@ -1,6 +1,7 @@
 package org.apache.spark.ml.kindling
 
 import org.apache.spark.{SparkContext, SparkEnv}
+import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.TaskSchedulerImpl
 
 /**
@@ -23,8 +24,16 @@ object Cluster {
       .filter(id => sc.isLocal || !id.isDriver)
       .map(id => (id.executorId, id.host))
 
+  /** Whether Spark knows a place for a partition: where its input lies, or where it is cached. */
+  def hasPreferredLocations(rdd: RDD[_], partition: Int): Boolean =
+    rdd.sparkContext.getPreferredLocs(rdd, partition).nonEmpty
+
   /** The executor in which the caller runs. */
   def executorId(): String = SparkEnv.get.executorId
+
+  /** The directories on local disks in which the caller's executor keeps its blocks; Spark removes them with the application. */
+  def localDirectories(): Seq[String] =
+    SparkEnv.get.blockManager.diskBlockManager.localDirs.toSeq.map(_.getAbsolutePath)
 
   /** The name under which Spark knows this executor's host. */
   def host(): String = SparkEnv.get.blockManager.blockManagerId.host

@@ -1,0 +1,240 @@
+package kindling.bench
+
+import java.nio.file.{Files, Path}
+import java.util.Comparator
+import java.util.concurrent.{LinkedBlockingQueue, TimeUnit}
+
+import kindling.internal._
+import org.apache.spark.executor.TaskMetrics
+import org.apache.spark.ml.functions.array_to_vector
+import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd}
+import org.apache.spark.sql.{functions => f, DataFrame, SparkSession}
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.execution.arrow.ArrowWriter
+import org.apache.spark.sql.types.StructType
+import org.apache.spark.unsafe.Platform
+
+import scala.collection.mutable
+
+/**
+ * `make bench-ingest`: what one core reads from Parquet into native memory, beside Spark's own ArrowWriter over the same rows.
+ *
+ * Both sides are a Spark job of one task in this process, from the scan to the last row, taking turns; what is compared are the
+ * task's run time and the time its thread was on the processor, as Spark itself measures them. `memcpy` is a copy of as many bytes
+ * in the same round. Ratios are taken within a round, and what is printed is their median:
+ *
+ * {{{
+ *   ingest path=columnar reader=columns MBps=… arrowwriter_ratio=… memcpy_ratio=… cpu_ratio=…
+ * }}}
+ *
+ * MBps counts the bytes that arrive (MB = 10^6^), `memcpy_ratio` is ours over memcpy's, and the other two are the ArrowWriter's time
+ * over ours. Paths: 64 columns of floats; the same columns behind a filter, which Spark evaluates row by row; an array<float> of
+ * 64; a Spark ML vector of 64. Each has a label beside it.
+ *
+ * Options: `--rows N` (1000000), `--rounds N` (9), `--paths a,b`.
+ */
+object IngestBench {
+  private val Width = 64
+  private val BatchRows = 10000 // spark.sql.execution.arrow.maxRecordsPerBatch as it comes
+
+  private final case class Options(rows: Long, rounds: Int, paths: Seq[String])
+
+  /** What a task took, in seconds. */
+  private final case class Took(run: Double, cpu: Double)
+
+  private val Paths = Seq("columnar", "array", "rows", "vector")
+
+  def main(arguments: Array[String]): Unit = {
+    val options = parse(arguments.toList, Options(1000000, 9, Paths))
+    val spark = SparkSession
+      .builder()
+      .master("local[1]")
+      .appName("kindling-bench-ingest")
+      .config("spark.ui.enabled", "false")
+      .config("spark.sql.files.maxPartitionBytes", "16g")
+      .config("spark.sql.files.openCostInBytes", "16g")
+      .getOrCreate()
+    spark.sparkContext.setLogLevel("WARN")
+    val folder = Files.createTempDirectory("kindling-bench-")
+    try new IngestBench(spark, folder, options.rows, options.rounds).run(options.paths)
+    finally {
+      spark.stop()
+      Files.walk(folder).sorted(Comparator.reverseOrder[Path]()).forEach(path => Files.delete(path))
+    }
+  }
+
+  private def parse(arguments: List[String], options: Options): Options = arguments match {
+    case "--rows" :: value :: rest => parse(rest, options.copy(rows = value.toLong))
+    case "--rounds" :: value :: rest => parse(rest, options.copy(rounds = value.toInt))
+    case "--paths" :: value :: rest =>
+      val paths = value.split(',').toSeq
+      paths
+        .filterNot(Paths.contains)
+        .foreach(p => throw new IllegalArgumentException(s"there is no path $p, but ${Paths.mkString(", ")}"))
+      parse(rest, options.copy(paths = paths))
+    case Nil => options
+    case other => throw new IllegalArgumentException(s"unknown option ${other.mkString(" ")}")
+  }
+
+  /** Batches that are filled and emptied, as Spark fills them for Python; nothing is sent anywhere. */
+  private def arrowTask(schema: StructType): Iterator[InternalRow] => Long = { (rows: Iterator[InternalRow]) =>
+    val writer = ArrowWriter.create(schema, "UTC")
+    var written = 0L
+    try
+      while (rows.hasNext) {
+        var inBatch = 0
+        while (inBatch < BatchRows && rows.hasNext) {
+          writer.write(rows.next())
+          inBatch += 1
+        }
+        writer.finish()
+        written += inBatch
+        writer.reset()
+      }
+    finally writer.root.close()
+    written
+  }
+
+  private def median(values: Seq[Double]): Double = {
+    val sorted = values.sorted
+    val middle = sorted.size / 2
+    if (sorted.size % 2 == 1) sorted(middle) else (sorted(middle - 1) + sorted(middle)) / 2
+  }
+}
+
+private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, rounds: Int) {
+  import IngestBench._
+
+  private val sc = spark.sparkContext
+  private val ended = new LinkedBlockingQueue[TaskMetrics]()
+  sc.addSparkListener(new SparkListener {
+    override def onTaskEnd(end: SparkListenerTaskEnd): Unit = ended.put(end.taskMetrics)
+  })
+  private val loading = NativeLoading.of(sc.getConf.getOption, "")
+  NativeLibrary.load(loading): Unit
+
+  def run(paths: Seq[String]): Unit = paths.foreach { path =>
+    val data = frame(path)
+    val layout = layoutOf(data.schema)
+    val payload = rows * layout.rowBytes
+    val memory = new Copies(payload)
+    val sides = Seq[(String, () => Took)](
+      "ours" -> (() => ours(data, layout)),
+      "arrow" -> (() => arrowWriter(data, layout)),
+      "memcpy" -> (() => memory.run())
+    )
+    // The first runs compile.
+    (1 to 2).foreach(_ => sides.foreach(_._2()))
+    val took = mutable.Map.empty[String, mutable.ArrayBuffer[Took]]
+    for (round <- 0 until rounds; (name, side) <- if (round % 2 == 0) sides else sides.reverse)
+      took.getOrElseUpdate(name, mutable.ArrayBuffer.empty) += side()
+    memory.free()
+    def rate(name: String) = took(name).map(payload / 1e6 / _.run).toSeq
+    def ratio(of: Took => Double) = median(took("arrow").zip(took("ours")).map { case (a, o) => of(a) / of(o) }.toSeq)
+    val memcpy = median(rate("ours").zip(rate("memcpy")).map { case (o, m) => o / m })
+    println(
+      f"ingest path=$path MBps=${median(rate("ours"))}%.0f arrowwriter_ratio=${ratio(_.run)}%.2f " +
+        f"memcpy_ratio=$memcpy%.3f cpu_ratio=${ratio(_.cpu)}%.2f arrowwriter_MBps=${median(rate("arrow"))}%.0f " +
+        f"memcpy_MBps=${median(rate("memcpy"))}%.0f"
+    )
+  }
+
+  private def frame(path: String): DataFrame = path match {
+    case "columnar" => parquet("scalars")
+    case "rows" => parquet("scalars").filter(f.col("c0") >= 0)
+    case "array" => parquet("array")
+    case "vector" => parquet("vector")
+  }
+
+  private def parquet(form: String): DataFrame = {
+    val file = folder.resolve(form).toString
+    if (!Files.exists(folder.resolve(form))) {
+      val numbers = (0 until Width).map(i => f.rand(i.toLong).cast("float"))
+      val features = form match {
+        case "scalars" => numbers.zipWithIndex.map { case (number, i) => number.as(s"c$i") }
+        case "array" => Seq(f.array(numbers: _*).as("features"))
+        case "vector" => Seq(array_to_vector(f.array(numbers: _*)).as("features"))
+      }
+      val label = (f.col("id") % 10).cast("int").as("label")
+      spark.range(0, rows, 1, 1).select(features :+ label: _*).write.parquet(file)
+    }
+    spark.read.parquet(file)
+  }
+
+  private def layoutOf(schema: StructType): FeatureLayout = {
+    val filling =
+      if (schema.fieldNames.contains("features"))
+        ColumnTypes.numbers(schema, "features", DType.Float32, "the program input x")
+      else Filling.Scalars(schema.fields.toSeq.dropRight(1))
+    FeatureLayout(
+      Seq(
+        NativeColumn("x", Role.Input, DType.Float32, Width, filling),
+        NativeColumn("label", Role.Label, DType.Int64, 1, Filling.ClassIndex(schema("label"), Some(10L)))
+      ),
+      None
+    )
+  }
+
+  private def ours(data: DataFrame, layout: FeatureLayout): Took = {
+    val run = java.util.UUID.randomUUID().toString
+    val ingest =
+      new Ingest(
+        run,
+        layout,
+        HandleInvalid.Fail,
+        Validation.None,
+        1L,
+        loading,
+        Nil,
+        ShardMemory(None, onDisk = false),
+        None
+      )
+    val took = measured {
+      val stored = ingest.read(data, () => ()).map(_.report.rows).sum
+      require(stored == rows, s"$stored of $rows rows arrived")
+    }
+    LocalRuns.drop(run)
+    took
+  }
+
+  private def arrowWriter(data: DataFrame, layout: FeatureLayout): Took = measured {
+    val written = sc.runJob(Ingest.rows(data, layout), arrowTask(layout.selected)).sum
+    require(written == rows, s"$written of $rows rows were written")
+  }
+
+  /** What the one task of the job in `body` took. */
+  private def measured(body: => Unit): Took = {
+    ended.clear()
+    body
+    val metrics = Option(ended.poll(60, TimeUnit.SECONDS))
+      .getOrElse(throw new IllegalStateException("Spark reported no end of the task within 60 seconds"))
+    require(ended.isEmpty, "the job had more than one task")
+    Took(metrics.executorRunTime / 1e3, metrics.executorCpuTime / 1e9)
+  }
+
+  /** Copies as many bytes as the rows have, in pieces of a block, from memory to memory. */
+  private final class Copies(payload: Long) {
+    private val piece = 4L << 20
+    private val pieces = math.max(1L, payload / piece)
+    private val from = Platform.allocateMemory(pieces * piece)
+    private val to = Platform.allocateMemory(pieces * piece)
+    Platform.setMemory(from, 1.toByte, pieces * piece)
+    Platform.setMemory(to, 0.toByte, pieces * piece)
+
+    def run(): Took = {
+      val start = System.nanoTime()
+      var i = 0L
+      while (i < pieces) {
+        Platform.copyMemory(null, from + i * piece, null, to + i * piece, piece)
+        i += 1
+      }
+      val seconds = (System.nanoTime() - start) / 1e9 * payload / (pieces * piece)
+      Took(seconds, seconds)
+    }
+
+    def free(): Unit = {
+      Platform.freeMemory(from)
+      Platform.freeMemory(to)
+    }
+  }
+}
