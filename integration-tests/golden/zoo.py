@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STEPS, ROWS, CLASSES = 10, 8, 5
+# Images that shrink to one pixel leave eight values to a batch norm, and SGD at its usual rate diverges on so few: ten
+# steps made 2e8 of a small change in EfficientNet's weights, and the rounding of one kernel decided the last loss. With
+# 64 pixels and a small rate they make less than ten of it.
+SLOW = SGD | {"learningRate": 0.0005}
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ def mobilenet_v3(dropout: float = 0.0) -> Any:
 def efficientnet_b0(dropout: float = 0.0, depth: float = 0.0) -> Any:
     from torchvision.models import efficientnet_b0
 
-    return efficientnet_b0(num_classes=CLASSES, dropout=dropout, stochastic_depth_prob=depth)
+    net = efficientnet_b0(num_classes=CLASSES, dropout=dropout, stochastic_depth_prob=depth)
+    # torchvision's first weights of the classifier suit 1000 classes: with five, the first loss is 6.6.
+    net.classifier[1].reset_parameters()
+    return net
 
 
 def vit(dropout: float = 0.0) -> Any:
@@ -336,9 +343,9 @@ def table(dtype: torch.dtype) -> Inputs:
 
 
 ZOO = [
-    Case("resnet18", resnet18, images(32), SGD),
-    Case("mobilenet_v3", mobilenet_v3, images(32), SGD),
-    Case("efficientnet_b0", efficientnet_b0, images(32), SGD),
+    Case("resnet18", resnet18, images(64), SLOW),
+    Case("mobilenet_v3", mobilenet_v3, images(32), SLOW),
+    Case("efficientnet_b0", efficientnet_b0, images(64), SLOW),
     Case("vit", vit, images(32)),
     Case("swin", swin, images(32)),
     Case("bert", bert, tokens),
