@@ -155,7 +155,7 @@ def test_booleans_and_dates_are_whole_numbers_and_timestamps_are_not(frame: Call
     ("columns", "arguments", "message"),
     [
         (["x", "nothing"], 1, "there is no column 'nothing': the columns are x, s, y, z"),
-        (["s"], 1, "column 's' is string: features must be numbers"),
+        (["s"], 1, "column 's' is string: features must be numbers, or strings named in indexCols"),
         (["x"], 1, "column 'x' has no values to read its length from: set inputShapes"),
         (["x", "y", "z"], 2, "takes 2 inputs, but inputCols names 3 columns"),
     ],

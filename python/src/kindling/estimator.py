@@ -114,10 +114,13 @@ class Settings(TypedDict, total=False):
     featuresCol: str
     inputCols: Sequence[str] | None
     inputShapes: str | Sequence[Sequence[int]] | None
+    indexCols: Sequence[str] | None
+    stringOrderType: str
     labelCol: str
     weightCol: str | None
     predictionCol: str
     probabilityCol: str
+    predictedLabelCol: str | None
     validationIndicatorCol: str | None
     validationFraction: float
     metrics: Sequence[str] | None
@@ -176,6 +179,11 @@ class TorchModel(Stage, JavaModel, InferenceParams, JavaMLReadable["TorchModel"]
         with spark_errors():
             # Not through _call_java, which takes bytes from the JVM for a pickle.
             return load(bytes(self._java().weights()))
+
+    def vocabulary(self, column: str) -> list[str]:
+        """The values of a column that indexCols named: value i is the number i."""
+        with spark_errors():
+            return [str(value) for value in self._java().vocabulary(column)]
 
     def kerasWeights(self, model: Any) -> list[np.ndarray]:
         """The weights as the Keras model that was exported takes them: `net.set_weights(fitted.kerasWeights(net))`."""
@@ -329,7 +337,8 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
                 path = Path(folder) / "network.pt2"
                 shapes = json.loads(self.getInputShapes()) if self.isDefined(self.inputShapes) else None
                 columns = self.getInputCols() if self.isDefined(self.inputCols) else [self.getFeaturesCol()]
-                export_for(module, dataset, columns, shapes, str(path))
+                indexed = self.getIndexCols() if self.isDefined(self.indexCols) else []
+                export_for(module, dataset, columns, shapes, str(path), indexed=indexed)
                 # A copy carries the program to the JVM: this estimator may be fitting other data at the same time.
                 return self.copy({self.model: f"file://{path}"})._fit_on_jvm(dataset)
 

@@ -30,6 +30,7 @@ from pyspark.sql.types import (
     IntegerType,
     LongType,
     ShortType,
+    StringType,
     StructType,
     TimestampNTZType,
     TimestampType,
@@ -195,8 +196,10 @@ def export_for(
     columns: Sequence[str],
     shapes: Sequence[Sequence[int]] | None,
     path: str,
+    *,
+    indexed: Sequence[str] = (),
 ) -> None:
-    """Write `module` as a .pt2 file for these columns of a DataFrame.
+    """Write `module` as a .pt2 file for these columns of a DataFrame, of which strings in `indexed` become numbers.
 
     Columns that are all named as arguments of forward (or inputs of a Keras model) feed those; others feed forward's
     arguments in order.
@@ -205,7 +208,7 @@ def export_for(
 
     known = _names(module)
     by_name = all(name in known for name in columns)
-    inputs = read_inputs(dataset, columns, shapes, len(columns) if by_name else _arguments(module))
+    inputs = read_inputs(dataset, columns, shapes, len(columns) if by_name else _arguments(module), indexed=indexed)
     floating = _floating(module)
 
     # Whole numbers may be ids for an embedding or plain features: the module itself knows. It is asked by running it,
@@ -245,14 +248,19 @@ def _refusal(module: torch.nn.Module, examples: Mapping[Any, torch.Tensor]) -> E
 
 
 def read_inputs(
-    dataset: DataFrame, columns: Sequence[str], shapes: Sequence[Sequence[int]] | None, arguments: int | None
+    dataset: DataFrame,
+    columns: Sequence[str],
+    shapes: Sequence[Sequence[int]] | None,
+    arguments: int | None,
+    *,
+    indexed: Sequence[str] = (),
 ) -> list[Input]:
     """The inputs of a program over these columns: one input per column, or one that holds all of them side by side.
 
     `shapes` decides where it is given, then the number of `arguments` that forward requires (None: any number).
     """
     dataset = _with_fields(dataset, columns)
-    found = [_column(dataset, name) for name in columns]
+    found = [_column(dataset, name, indexed) for name in columns]
     count = len(shapes) if shapes is not None else arguments
     if count == 1 or len(found) == 1:
         groups = [found]
@@ -297,14 +305,17 @@ def _quoted(name: str) -> str:
     return "`{}`".format(name.replace("`", "``"))
 
 
-def _column(dataset: DataFrame, name: str) -> tuple[str, bool]:
+def _column(dataset: DataFrame, name: str, indexed: Sequence[str]) -> tuple[str, bool]:
     """The column's name and whether it holds whole numbers; an error when it holds no numbers at all."""
     if name not in dataset.columns:
         raise InvalidArgumentError(f"there is no column {name!r}: the columns are {', '.join(dataset.columns)}")
     kind: DataType = dataset.schema[name].dataType
+    if isinstance(kind, StringType) and name in indexed:
+        return name, True
     element = kind.elementType if isinstance(kind, ArrayType) else kind
     if not isinstance(element, (*_NUMBERS, VectorUDT)):
-        raise InvalidArgumentError(f"column {name!r} is {kind.simpleString()}: features must be numbers")
+        hint = ", or strings named in indexCols" if isinstance(kind, StringType) else ""
+        raise InvalidArgumentError(f"column {name!r} is {kind.simpleString()}: features must be numbers{hint}")
     return name, isinstance(element, _INTEGERS)
 
 

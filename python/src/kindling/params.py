@@ -127,6 +127,11 @@ class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabi
     inputShapes: Param[str] = param(
         "inputShapes", _shapes, "shape of one row for each input of the program, without the batch, as in [[1, 8, 8]]"
     )
+    predictedLabelCol: Param[str] = param(
+        "predictedLabelCol",
+        TypeConverters.toString,
+        "a column for the predicted class as the string that it stands for, where the label is in indexCols",
+    )
     device: Param[str] = param("device", TypeConverters.toString, "where to compute: auto or cpu")
     inferBatchSize: Param[int] = param("inferBatchSize", TypeConverters.toInt, "rows predicted at once")
     libtorch: Param[str] = param(
@@ -141,6 +146,7 @@ class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabi
     setProbabilityCol = Setter(HasProbabilityCol.probabilityCol)
     setHandleInvalid = Setter(HasHandleInvalid.handleInvalid)
     getInputShapes, setInputShapes = Getter(inputShapes), Setter(inputShapes)
+    getPredictedLabelCol, setPredictedLabelCol = Getter(predictedLabelCol), Setter(predictedLabelCol)
     getDevice, setDevice = Getter(device), Setter(device)
     getInferBatchSize, setInferBatchSize = Getter(inferBatchSize), Setter(inferBatchSize)
     getLibtorch, setLibtorch = Getter(libtorch), Setter(libtorch)
@@ -162,6 +168,16 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
 
     model: Param[str] = param("model", TypeConverters.toString, "path of a .pt2 file, read by the driver")
     layers: Param[str] = param("layers", TypeConverters.toString, "list of layers as JSON, instead of model")
+    indexCols: Param[list[str]] = param(
+        "indexCols",
+        TypeConverters.toListString,
+        "string columns, of the inputs or the label, whose values become numbers by a vocabulary that fit makes",
+    )
+    stringOrderType: Param[str] = param(
+        "stringOrderType",
+        TypeConverters.toString,
+        "the order of the values of an indexed column: frequencyDesc, frequencyAsc, alphabetDesc or alphabetAsc",
+    )
     loss: Param[str] = param(
         "loss",
         TypeConverters.toString,
@@ -458,6 +474,8 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
     setValidationIndicatorCol = Setter(HasValidationIndicatorCol.validationIndicatorCol)
     setSeed = Setter(HasSeed.seed)
     setWeightCol = Setter(HasWeightCol.weightCol)
+    getIndexCols, setIndexCols = Getter(indexCols), Setter(indexCols)
+    getStringOrderType, setStringOrderType = Getter(stringOrderType), Setter(stringOrderType)
     getLoss, setLoss = Getter(loss), Setter(loss)
     getPredictionOutput, setPredictionOutput = Getter(predictionOutput), Setter(predictionOutput)
     getLabelSmoothing, setLabelSmoothing = Getter(labelSmoothing), Setter(labelSmoothing)
@@ -559,6 +577,7 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
     def _training_defaults(self) -> None:
         self._setDefault(
             labelCol="label",
+            stringOrderType="frequencyDesc",
             seed=0,
             loss="crossEntropy",
             optimizer="adamw",

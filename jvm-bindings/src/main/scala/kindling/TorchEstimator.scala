@@ -3,6 +3,7 @@ package kindling
 import kindling.internal.{
   ColumnTypes,
   DType,
+  Indexing,
   Loss,
   NestedFields,
   OutputColumns,
@@ -78,7 +79,7 @@ class TorchEstimator(override val uid: String)
     val columns = NestedFields.beside(schema, NestedFields.all(this))
     // float64 takes every number, so this asks only for numbers; what the program needs exactly is checked in `fit`.
     val features = if (isSet(inputCols)) getInputCols.toSeq else Seq(getFeaturesCol)
-    features.foreach(ColumnTypes.numbers(columns, _, DType.Float64, "the features"): Unit)
+    features.foreach(ColumnTypes.numbers(columns, _, DType.Float64, "the features", Indexing.of(this)): Unit)
     get(validationIndicatorCol).filter(_.nonEmpty).foreach(ColumnTypes.boolean(
       columns,
       _,
@@ -100,9 +101,12 @@ class TorchEstimator(override val uid: String)
   def setInputShapes(value: String): this.type = set(inputShapes, value)
   def setFeaturesCol(value: String): this.type = set(featuresCol, value)
   def setInputCols(value: Array[String]): this.type = set(inputCols, value)
+  def setIndexCols(value: Array[String]): this.type = set(indexCols, value)
+  def setStringOrderType(value: String): this.type = set(stringOrderType, value)
   def setLabelCol(value: String): this.type = set(labelCol, value)
   def setPredictionCol(value: String): this.type = set(predictionCol, value)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
+  def setPredictedLabelCol(value: String): this.type = set(predictedLabelCol, value)
   def setValidationIndicatorCol(value: String): this.type = set(validationIndicatorCol, value)
   def setValidationFraction(value: Double): this.type = set(validationFraction, value)
   def setMetrics(value: Array[String]): this.type = set(metrics, value)

@@ -3,6 +3,7 @@ package kindling
 import kindling.internal.{
   FeatureLayout,
   HandleInvalid,
+  Indexing,
   Loss,
   ModelExport,
   ModelFiles,
@@ -45,6 +46,16 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
   /** What the training did. */
   def summary: TrainingSummary = network.summary
 
+  /** The values of an indexed column: value i is the number i. Throws `IllegalArgumentException` for a column that was not indexed. */
+  def vocabulary(column: String): Array[String] =
+    network.vocabularies.find(_.column == column).map(_.values.toArray).getOrElse(
+      throw new IllegalArgumentException(
+        s"""the column "$column" was not indexed: indexCols named ${network.vocabularies.map(_.column).mkString(
+            ", "
+          )}"""
+      )
+    )
+
   /** Weights and buffers as a safetensors file, by the names of the program. */
   def weights: Array[Byte] = network.weights.clone()
 
@@ -74,9 +85,10 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
     val prediction = new Prediction(
       uid,
       network,
-      FeatureLayout.forPrediction(schema, network.program.description, FeatureLayout.Choice.of(this)),
+      layout(schema),
       OutputColumns.of(this, judgedBy, output.width > 1),
       output,
+      network.vocabularies.find(_.column == getLabelCol),
       HandleInvalid.named(getHandleInvalid),
       judgedBy,
       get(predictionOutput),
@@ -89,9 +101,15 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
 
   override def transformSchema(schema: StructType): StructType = {
     val columns = NestedFields.beside(schema, NestedFields.inputs(this))
-    FeatureLayout.forPrediction(columns, network.program.description, FeatureLayout.Choice.of(this)): Unit
+    layout(columns): Unit
     OutputColumns.of(this, judgedBy, output.width > 1).appendTo(schema)
   }
+
+  private def layout(columns: StructType): FeatureLayout = FeatureLayout.forPrediction(
+    columns,
+    network.program.description,
+    FeatureLayout.Choice.of(this, Indexing.of(network.vocabularies))
+  )
 
   private def judgedBy: Loss = Loss.of(this)
 
@@ -115,6 +133,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
   def setInputCols(value: Array[String]): this.type = set(inputCols, value)
   def setPredictionCol(value: String): this.type = set(predictionCol, value)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
+  def setPredictedLabelCol(value: String): this.type = set(predictedLabelCol, value)
   def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
   def setInferBatchSize(value: Int): this.type = set(inferBatchSize, value)
   def setDevice(value: String): this.type = set(device, value)

@@ -27,10 +27,11 @@ private[kindling] object BatchColumn {
 
   /** Whether columns filled this way are worth reading by batches, that is, not row by row all the same. */
   def serves(filling: Filling): Boolean = filling match {
-    case Filling.Scalars(fields) => fields.forall(field => VectorMemory.serves(field.dataType))
+    case Filling.Scalars(fields, vocabularies) =>
+      fields.forall(field => VectorMemory.serves(field.dataType, vocabularies.find(_.column == field.name)))
     // A decimal becomes a double, which need not be the same whole number.
-    case Filling.ClassIndex(field, _, _) =>
-      VectorMemory.serves(field.dataType) && !field.dataType.isInstanceOf[DecimalType]
+    case Filling.ClassIndex(field, _, _, vocabulary) =>
+      VectorMemory.serves(field.dataType, vocabulary) && !field.dataType.isInstanceOf[DecimalType]
     case Filling.Weight(field) => VectorMemory.serves(field.dataType)
     case Filling.Array(StructField(_, ArrayType(element, _), _, _)) => VectorMemory.serves(element)
     case Filling.Vector(_) => true
@@ -38,15 +39,15 @@ private[kindling] object BatchColumn {
   }
 
   def of(column: NativeColumn, ordinal: String => Int, keep: Boolean): BatchColumn = column.filling match {
-    case Filling.Scalars(fields) =>
+    case Filling.Scalars(fields, vocabularies) =>
       new ScalarsBatch(
         fields.map(field => ordinal(field.name)).toArray,
-        fields.map(field => new VectorMemory(field.dataType)).toArray,
+        fields.map(field => new VectorMemory(field.dataType, vocabularies.find(_.column == field.name))).toArray,
         column.dtype,
         keep
       )
-    case Filling.ClassIndex(field, classes, ignored) =>
-      new ClassIndexBatch(ordinal(field.name), new VectorMemory(field.dataType), classes, ignored)
+    case Filling.ClassIndex(field, classes, ignored, vocabulary) =>
+      new ClassIndexBatch(ordinal(field.name), new VectorMemory(field.dataType, vocabulary), classes, ignored)
     case Filling.Weight(field) => new WeightBatch(ordinal(field.name), new VectorMemory(field.dataType))
     case Filling.Array(field) =>
       val ArrayType(element, _) = field.dataType: @unchecked
@@ -96,7 +97,9 @@ private final class ScalarsBatch(ordinals: Array[Int], memory: Array[VectorMemor
         markNaN(values, start, count, judge)
         clean = false
       }
-      if (vectors(i).hasNull) {
+      // Whether a string without a number is kept, and as what, is for the row reader to say.
+      if (values.isText) clean &= values.markUnseen(from, count, judge)
+      else if (vectors(i).hasNull) {
         if (keep && target.isFloat) putNaN(vectors(i), from, count, to)
         else clean &= BatchColumn.markNulls(vectors(i), from, count, judge)
       }
@@ -131,7 +134,8 @@ private final class ClassIndexBatch(
     ignored: Option[Long]
 ) extends BatchColumn {
   private val limit = classes.getOrElse(Long.MaxValue)
-  private val ignores = ignored.isDefined
+  // A string without a number must not be taken for an ignored label.
+  private val ignores = ignored.isDefined && !memory.isText
   private val ignoredClass = ignored.getOrElse(0L)
   private var vector: ColumnVector = _
 

@@ -47,6 +47,11 @@ private[kindling] object Check {
     (values.nonEmpty && values.forall(allowed.contains) && values.distinct.length == values.length) ||
       refuse(name, values.mkString("[", ", ", "]"), s"some of ${allowed.mkString(", ")}, each once")
 
+  /** At least one name, none of them empty. */
+  def named(name: String): Array[String] => Boolean = values =>
+    (values.nonEmpty && values.forall(_.trim.nonEmpty)) ||
+      refuse(name, values.mkString("[", ", ", "]"), "at least one name, none of them empty")
+
   def notEmpty(name: String): String => Boolean = value => value.trim.nonEmpty || refuse(name, "empty", "not empty")
 
   /** For parameters with a parser: its sentence is the message. */

@@ -19,8 +19,14 @@ private[kindling] object ColumnTypes {
     }
 
   /** A number, an array of numbers or a vector that can become `dtype`. */
-  def numbers(schema: StructType, name: String, dtype: DType, owner: String): Filling = {
-    val field = column(schema, name)
+  def numbers(
+      schema: StructType,
+      name: String,
+      dtype: DType,
+      owner: String,
+      indexing: Indexing = Indexing.none
+  ): Filling = {
+    val field = if (indexing.covers(name)) indexed(schema, name) else column(schema, name)
     field.dataType match {
       case SQLDataTypes.VectorType =>
         if (!dtype.isFloat)
@@ -29,13 +35,13 @@ private[kindling] object ColumnTypes {
       case ArrayType(element, _) =>
         checkElement(name, s"an array of ${element.simpleString}", element, dtype, owner)
         Filling.Array(field)
-      case _ => Filling.Scalars(Seq(scalar(schema, name, dtype, owner)))
+      case _ => Filling.Scalars(Seq(scalar(schema, name, dtype, owner, indexing)), indexing.of(name).toSeq)
     }
   }
 
   /** Whether a column of numbers holds several per row (an array or vector) or one. */
-  def holdsSeveral(schema: StructType, name: String, owner: String): Boolean =
-    !numbers(schema, name, DType.Float64, owner).isInstanceOf[Filling.Scalars]
+  def holdsSeveral(schema: StructType, name: String, owner: String, indexing: Indexing): Boolean =
+    !numbers(schema, name, DType.Float64, owner, indexing).isInstanceOf[Filling.Scalars]
 
   /** Whether the numbers of a column are integers, one or several per row. */
   def holdsIntegers(schema: StructType, name: String): Boolean = column(schema, name).dataType match {
@@ -43,9 +49,9 @@ private[kindling] object ColumnTypes {
     case other => isInteger(other)
   }
 
-  /** One number per row that can become `dtype`. */
-  def scalar(schema: StructType, name: String, dtype: DType, owner: String): StructField = {
-    val field = column(schema, name)
+  /** One number per row that can become `dtype`; a place in a vocabulary can become any. */
+  def scalar(schema: StructType, name: String, dtype: DType, owner: String, indexing: Indexing): StructField = {
+    val field = if (indexing.covers(name)) indexed(schema, name) else column(schema, name)
     field.dataType match {
       case SQLDataTypes.VectorType =>
         refuse(
@@ -55,9 +61,24 @@ private[kindling] object ColumnTypes {
         refuse(
           s"""the column "$name" is an array, but several columns for $owner must be single numbers: use one array column for all"""
         )
+      case _ if indexing.covers(name) =>
       case other => checkElement(name, other.simpleString, other, dtype, owner)
     }
     field
+  }
+
+  /** A column that indexCols names. */
+  def indexed(schema: StructType, name: String): StructField = {
+    val field = column(schema, name)
+    field.dataType match {
+      case _: StringType => field
+      case other =>
+        refuse(
+          s"""indexCols names "$name", which is ${described(
+              other
+            )}: only strings are indexed, leave it out or cast it"""
+        )
+    }
   }
 
   /** One number of any type per row. */
@@ -121,7 +142,7 @@ private[kindling] object ColumnTypes {
   }
 
   private def hint(dataType: DataType): String = dataType match {
-    case _: StringType => ": index it (StringIndexer) or cast it first"
+    case _: StringType => ": name it in indexCols of the fit to index it, or cast it first"
     case _ => ": assemble numbers first (VectorAssembler)"
   }
 

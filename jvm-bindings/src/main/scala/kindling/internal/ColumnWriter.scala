@@ -23,11 +23,11 @@ private[kindling] object ColumnWriter {
 
   /** The writer of a column whose sources stand at `ordinals` of the rows it will see. */
   def of(column: NativeColumn, ordinal: String => Int, keep: Boolean): ColumnWriter = column.filling match {
-    case Filling.Scalars(fields) =>
+    case scalars @ Filling.Scalars(fields, _) =>
       new ScalarsWriter(
         fields.map(_.name).toArray,
         fields.map(field => ordinal(field.name)).toArray,
-        fields.map(field => NumberType.of(field.dataType)).toArray,
+        scalars.types.toArray,
         column.dtype,
         keep
       )
@@ -35,8 +35,8 @@ private[kindling] object ColumnWriter {
       val ArrayType(element, containsNull) = field.dataType: @unchecked
       new ArrayWriter(field.name, ordinal(field.name), element, containsNull, column.dtype, column.width, keep)
     case Filling.Vector(field) => new VectorWriter(field.name, ordinal(field.name), column.dtype, column.width, keep)
-    case Filling.ClassIndex(field, classes, ignored) =>
-      new ClassIndexWriter(field.name, ordinal(field.name), NumberType.of(field.dataType), classes, ignored)
+    case index @ Filling.ClassIndex(field, classes, ignored, _) =>
+      new ClassIndexWriter(field.name, ordinal(field.name), index.source, classes, ignored)
     case Filling.Sequence(field, padding) =>
       val ArrayType(element, _) = field.dataType: @unchecked
       new SequenceWriter(field.name, ordinal(field.name), NumberType.of(element), column.width, padding)
@@ -46,6 +46,21 @@ private[kindling] object ColumnWriter {
   def isNull(name: String): String = s"""the column "$name" is null"""
 
   def isNaN(name: String): String = s"""the column "$name" is NaN"""
+
+  /** What keeps one number from being used. */
+  def problem(name: String, ordinal: Int, source: NumberType, row: InternalRow): Option[String] =
+    if (row.isNullAt(ordinal)) Some(isNull(name))
+    else if (source.isText) {
+      if (source.index(row, ordinal) != Vocabulary.Unseen) None
+      else
+        Some(
+          s"""the column "$name" is ${source.text(
+              row,
+              ordinal
+            )}, which is none of the ${source.unseen} values that fit saw"""
+        )
+    } else if (source.mayBeNaN && source.double(row, ordinal).isNaN) Some(isNaN(name))
+    else None
 
   def wrongLength(name: String, expected: Int, found: Int): Nothing =
     throw new RowProblem(s"""the column "$name" has $found numbers, but $expected are needed""")
@@ -107,7 +122,11 @@ private final class ScalarsWriter(
     while (i < until) {
       val ordinal = ordinals(i)
       val at = address + i.toLong * target.size
-      if (row.isNullAt(ordinal)) {
+      if (types(i).isText) {
+        val index = types(i).index(row, ordinal)
+        if (index == Vocabulary.Unseen && !keep) return false
+        Store.whole((if (index == Vocabulary.Unseen) types(i).unseen else index).toLong, target, at)
+      } else if (row.isNullAt(ordinal)) {
         if (!keep) return false
         if (!target.isFloat)
           throw new RowProblem(s"${ColumnWriter.isNull(names(i))}, and $target has no NaN to keep it as")
@@ -118,13 +137,11 @@ private final class ScalarsWriter(
     true
   }
 
-  override def problem(row: InternalRow): String = {
-    val i = ordinals.indices.find { i =>
-      row.isNullAt(ordinals(i)) || (types(i).mayBeNaN && types(i).double(row, ordinals(i)).isNaN)
-    }
-    i.map(i => if (row.isNullAt(ordinals(i))) ColumnWriter.isNull(names(i)) else ColumnWriter.isNaN(names(i)))
+  override def problem(row: InternalRow): String =
+    ordinals.indices.iterator
+      .flatMap(i => ColumnWriter.problem(names(i), ordinals(i), types(i), row))
+      .nextOption()
       .getOrElse(s"the columns ${names.mkString(", ")} hold a null or NaN")
-  }
 }
 
 private object ScalarsWriter {
@@ -275,7 +292,7 @@ private final class ClassIndexWriter(
     if (row.isNullAt(ordinal)) false
     else {
       val value = source.double(row, ordinal)
-      if (value.isNaN) false
+      if (value.isNaN || (source.isText && value == Vocabulary.Unseen)) false
       else {
         val index = source.long(row, ordinal)
         val classLike = index.toDouble == value && (index >= 0 || ignored.contains(index))
@@ -291,7 +308,7 @@ private final class ClassIndexWriter(
     throw new RowProblem(s"""the label in the column "$name" is ${source.text(row, ordinal)}, but $rule""")
 
   override def problem(row: InternalRow): String =
-    if (row.isNullAt(ordinal)) ColumnWriter.isNull(name) else ColumnWriter.isNaN(name)
+    ColumnWriter.problem(name, ordinal, source, row).getOrElse(ColumnWriter.isNaN(name))
 }
 
 /** The classes of a row, as many as it has, and padding up to `width`. */

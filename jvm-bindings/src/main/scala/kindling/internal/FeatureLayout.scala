@@ -11,8 +11,13 @@ private[kindling] sealed trait Filling extends Serializable {
 
 private[kindling] object Filling {
 
-  /** One number per column, side by side. */
-  final case class Scalars(columns: Seq[StructField]) extends Filling
+  /** One number per column, side by side; of the strings among them, what `vocabularies` says. */
+  final case class Scalars(columns: Seq[StructField], vocabularies: Seq[Vocabulary] = Nil) extends Filling {
+
+    /** How each of the columns is read. */
+    def types: Seq[NumberType] =
+      columns.map(field => NumberType.of(field.dataType, vocabularies.find(_.column == field.name)))
+  }
 
   /** One column of arrays of numbers. */
   final case class Array(column: StructField) extends Filling {
@@ -26,11 +31,17 @@ private[kindling] object Filling {
 
   /**
    * A class index: one number that must be whole and, when the program says how many classes there are, below that. `ignored` is
-   * taken beside them.
+   * taken beside them. A string is the class that the vocabulary says.
    */
-  final case class ClassIndex(column: StructField, classes: Option[Long], ignored: Option[Long] = None)
-      extends Filling {
+  final case class ClassIndex(
+      column: StructField,
+      classes: Option[Long],
+      ignored: Option[Long] = None,
+      vocabulary: Option[Vocabulary] = None
+  ) extends Filling {
     def columns: Seq[StructField] = Seq(column)
+
+    def source: NumberType = NumberType.of(column.dataType, vocabulary)
   }
 
   /** One column of arrays of integers of any length up to the column's width; the rest becomes `padding`. */
@@ -98,11 +109,14 @@ private[kindling] object FeatureLayout {
       labelCol: String,
       weightCol: Option[String],
       predictionOutput: Option[String],
-      indicatorCol: Option[String]
+      indicatorCol: Option[String],
+      indexing: Indexing = Indexing.none
   )
 
   object Choice {
-    def of(p: TorchParams): Choice = {
+    def of(p: TorchParams): Choice = of(p, Indexing.of(p))
+
+    def of(p: TorchParams, indexing: Indexing): Choice = {
       import p._
       Choice(
         featuresCols = if (isSet(inputCols)) getInputCols.toSeq else Seq(getFeaturesCol),
@@ -111,7 +125,8 @@ private[kindling] object FeatureLayout {
         labelCol = getLabelCol,
         weightCol = get(weightCol).filter(_.nonEmpty),
         predictionOutput = get(predictionOutput),
-        indicatorCol = get(validationIndicatorCol).filter(_.nonEmpty)
+        indicatorCol = get(validationIndicatorCol).filter(_.nonEmpty),
+        indexing = indexing
       )
     }
   }
@@ -149,18 +164,26 @@ private[kindling] object FeatureLayout {
     val inputs = needed.map(program.inputs)
     inputs.zip(rowShapes(program, choice.inputShapes, needed)) match {
       case Seq() => refuse("the program has no input that a column could fill")
-      case Seq((input, shape)) => Seq(singleInput(schema, input, shape, names))
+      case Seq((input, shape)) => Seq(singleInput(schema, input, shape, names, choice.indexing))
       case several =>
         if (several.size != names.size)
           refuse(
             s"the program has ${several.size} inputs (${inputs.map(_.name).mkString(", ")}) but " +
               s"${names.size} columns are given (${names.mkString(", ")}): set inputCols to one column per input, in this order"
           )
-        several.zip(names).map { case ((input, shape), name) => singleInput(schema, input, shape, Seq(name)) }
+        several.zip(names).map { case ((input, shape), name) =>
+          singleInput(schema, input, shape, Seq(name), choice.indexing)
+        }
     }
   }
 
-  private def singleInput(schema: StructType, input: TensorSpec, shape: Seq[Long], names: Seq[String]): NativeColumn = {
+  private def singleInput(
+      schema: StructType,
+      input: TensorSpec,
+      shape: Seq[Long],
+      names: Seq[String],
+      indexing: Indexing
+  ): NativeColumn = {
     val dtype = DType
       .named(input.dtype)
       .getOrElse(
@@ -170,12 +193,15 @@ private[kindling] object FeatureLayout {
       )
     val width = checkedWidth(s"the program input ${input.name}", shape)
     val filling = names match {
-      case Seq(name) => ColumnTypes.numbers(schema, name, dtype, s"the program input ${input.name}")
+      case Seq(name) => ColumnTypes.numbers(schema, name, dtype, s"the program input ${input.name}", indexing)
       case several =>
-        Filling.Scalars(several.map(ColumnTypes.scalar(schema, _, dtype, s"the program input ${input.name}")))
+        Filling.Scalars(
+          several.map(ColumnTypes.scalar(schema, _, dtype, s"the program input ${input.name}", indexing)),
+          several.flatMap(indexing.of)
+        )
     }
     filling match {
-      case Filling.Scalars(columns) if columns.size != width =>
+      case Filling.Scalars(columns, _) if columns.size != width =>
         val found = if (columns.size == 1) s"""the column "${columns.head.name}" holds one number"""
         else s"inputCols names ${columns.size} columns"
         refuse(
@@ -228,14 +254,19 @@ private[kindling] object FeatureLayout {
     label match {
       case LabelLayout.None => None
       case LabelLayout.Numbers(dtype, width) =>
-        native(dtype, width, asWide(ColumnTypes.numbers(schema, name, dtype, "the label"), name, width))
+        if (choice.indexing.covers(name)) requireYesOrNo(choice, width)
+        native(
+          dtype,
+          width,
+          asWide(ColumnTypes.numbers(schema, name, dtype, "the label", choice.indexing), name, width)
+        )
       case LabelLayout.Sequence(time, padding) =>
         ColumnTypes.numbers(schema, name, DType.Int64, "the label of ctc") match {
           case Filling.Array(field) => native(DType.Int64, time, Filling.Sequence(field, padding))
           case _ => refuse(s"""the label column "$name" must hold an array of classes per row for ctc""")
         }
       case classes: LabelLayout.Classes =>
-        val several = ColumnTypes.holdsSeveral(schema, name, "the label")
+        val several = ColumnTypes.holdsSeveral(schema, name, "the label", choice.indexing)
         val integers = ColumnTypes.holdsIntegers(schema, name)
         if (several && (classes.positions == 1 || !integers)) {
           val dtype = classes.soft.getOrElse(
@@ -251,8 +282,12 @@ private[kindling] object FeatureLayout {
             asWide(ColumnTypes.numbers(schema, name, dtype, "the label"), name, classes.softWidth)
           )
         } else if (classes.positions == 1) {
-          val field = ColumnTypes.anyNumber(schema, name, s"the loss ${choice.loss.name}")
-          native(DType.Int64, 1, Filling.ClassIndex(field, classes.classes, classes.ignored))
+          val field =
+            if (choice.indexing.covers(name)) ColumnTypes.indexed(schema, name)
+            else ColumnTypes.anyNumber(schema, name, s"the loss ${choice.loss.name}")
+          val vocabulary = choice.indexing.of(name)
+          vocabulary.foreach(requireClasses(_, classes.classes.getOrElse(Long.MaxValue), choice))
+          native(DType.Int64, 1, Filling.ClassIndex(field, classes.classes, classes.ignored, vocabulary))
         } else
           native(
             DType.Int64,
@@ -262,9 +297,26 @@ private[kindling] object FeatureLayout {
     }
   }
 
+  /** Strings are classes: of a loss that compares numbers, they would be an order that nobody gave them. */
+  private def requireYesOrNo(choice: Choice, width: Int): Unit = {
+    if (!choice.loss.binary)
+      refuse(
+        s"""the label "${choice.labelCol}" is in indexCols, but the loss ${choice.loss.name} compares numbers: strings are classes, """ +
+          "of crossEntropy, categoricalHinge and the binary cross entropies"
+      )
+    if (width == 1) choice.indexing.of(choice.labelCol).foreach(requireClasses(_, 2, choice))
+  }
+
+  private def requireClasses(vocabulary: Vocabulary, classes: Long, choice: Choice): Unit =
+    if (vocabulary.size > classes)
+      refuse(
+        s"""the label "${vocabulary.column}" has ${vocabulary.size} values, but the loss ${choice.loss.name} has $classes """ +
+          "classes in this program: give the network one output for each value, or drop rows"
+      )
+
   private def asWide(filling: Filling, name: String, width: Int): Filling = {
     filling match {
-      case Filling.Scalars(_) if width != 1 =>
+      case Filling.Scalars(_, _) if width != 1 =>
         refuse(
           s"""the label column "$name" holds one number, but the program gives $width per row: """ +
             "use an array or vector column of that length"

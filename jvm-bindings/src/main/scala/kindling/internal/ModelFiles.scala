@@ -15,6 +15,7 @@ import org.apache.spark.ml.util.{MLReader, MLWriter}
  *  - `program.pt2` or `program.json`: the program as it was trained;
  *  - `weights.safetensors`: the trained weights and buffers by name;
  *  - `description.json`: what the program takes and gives, so that loading needs no native library;
+ *  - `vocabularies.json`: what the strings of indexed columns stand for;
  *  - `summary.json`: the history.
  *
  * All of it goes through Hadoop's file systems.
@@ -22,6 +23,7 @@ import org.apache.spark.ml.util.{MLReader, MLWriter}
 private[kindling] object ModelFiles {
   private val Weights = "weights.safetensors"
   private val Description = "description.json"
+  private val Vocabularies = "vocabularies.json"
   private val Summary = "summary.json"
 
   final class Writer(model: TorchModel) extends MLWriter {
@@ -32,6 +34,7 @@ private[kindling] object ModelFiles {
       write(path, programName(network.program.description.source), network.program.bytes, hadoop)
       write(path, Weights, network.weights, hadoop)
       write(path, Description, Json.bytes(network.program.description.toJson), hadoop)
+      write(path, Vocabularies, Json.bytes(Json.array(network.vocabularies.map(_.toJson))), hadoop)
       write(path, Summary, network.summary.toJson.getBytes(UTF_8), hadoop)
     }
   }
@@ -43,7 +46,8 @@ private[kindling] object ModelFiles {
       val description = ProgramDescription.parse(read(path, Description, hadoop))
       val program = Program(read(path, programName(description.source), hadoop), description)
       val summary = TrainingSummary.parse(new String(read(path, Summary, hadoop), UTF_8))
-      model.attach(Trained(program, read(path, Weights, hadoop), summary))
+      val vocabularies = Json.elements(Json.parse(read(path, Vocabularies, hadoop))).map(Vocabulary.parse)
+      model.attach(Trained(program, read(path, Weights, hadoop), summary, vocabularies))
     }
   }
 

@@ -13,20 +13,36 @@ import org.apache.spark.unsafe.Platform
  * What is no number by itself becomes one: a boolean 0 or 1, a date the days since 1970-01-01, a timestamp the seconds since
  * 1970-01-01 00:00 (of a timestamp without time zone: its own) with the microseconds as fraction, all as Spark's casts have it.
  */
-private[kindling] final class NumberType private (val code: Int, precision: Int, scale: Int) extends Serializable {
+private[kindling] final class NumberType private (
+    val code: Int,
+    precision: Int,
+    scale: Int,
+    vocabulary: Option[Vocabulary] = None
+) extends Serializable {
   import NumberType._
+
+  val isText: Boolean = code == TextCode
+
+  private val words: Vocabulary = vocabulary.orNull
 
   /** Only floats can be NaN. */
   val mayBeNaN: Boolean = code == FloatCode || code == DoubleCode
 
-  /** Bytes of a value where Spark keeps values of this type side by side; 0 for decimals, which [[Convert]] does not read. */
+  /** Bytes of a value where Spark keeps values of this type side by side; 0 for decimals and strings, which [[Convert]] does not read. */
   val size: Int = code match {
     case DoubleCode | LongCode | TimestampCode => 8
     case FloatCode | IntCode => 4
     case ShortCode => 2
     case ByteCode | BooleanCode => 1
-    case DecimalCode => 0
+    case DecimalCode | TextCode => 0
   }
+
+  /** The number of a string that has none but is kept. */
+  def unseen: Int = words.size
+
+  /** The number of a string, [[Vocabulary.Unseen]] if it is null or has none. */
+  def index(from: SpecializedGetters, ordinal: Int): Int =
+    if (from.isNullAt(ordinal)) Vocabulary.Unseen else words.index(from.getUTF8String(ordinal))
 
   def double(from: SpecializedGetters, ordinal: Int): Double = (code: @annotation.switch) match {
     case FloatCode => from.getFloat(ordinal).toDouble
@@ -38,6 +54,7 @@ private[kindling] final class NumberType private (val code: Int, precision: Int,
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toDouble
     case BooleanCode => if (from.getBoolean(ordinal)) 1.0 else 0.0
     case TimestampCode => seconds(from.getLong(ordinal))
+    case TextCode => index(from, ordinal).toDouble
   }
 
   def long(from: SpecializedGetters, ordinal: Int): Long = (code: @annotation.switch) match {
@@ -51,6 +68,7 @@ private[kindling] final class NumberType private (val code: Int, precision: Int,
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toLong
     case BooleanCode => if (from.getBoolean(ordinal)) 1L else 0L
     case TimestampCode => seconds(from.getLong(ordinal)).toLong
+    case TextCode => index(from, ordinal).toLong
   }
 
   /** As the user would write it, for messages. */
@@ -58,6 +76,7 @@ private[kindling] final class NumberType private (val code: Int, precision: Int,
     case LongCode | IntCode | ShortCode | ByteCode => long(from, ordinal).toString
     case DecimalCode => from.getDecimal(ordinal, precision, scale).toString
     case BooleanCode => from.getBoolean(ordinal).toString
+    case TextCode => s"\"${from.getUTF8String(ordinal)}\""
     case _ => double(from, ordinal).toString
   }
 }
@@ -72,6 +91,7 @@ private[kindling] object NumberType {
   private[internal] final val DecimalCode = 6
   private[internal] final val BooleanCode = 7
   private[internal] final val TimestampCode = 8
+  private[internal] final val TextCode = 9
 
   /** None for what is no number and does not become one. */
   def get(dataType: DataType): Option[NumberType] = dataType match {
@@ -81,6 +101,10 @@ private[kindling] object NumberType {
 
   def of(dataType: DataType): NumberType =
     get(dataType).getOrElse(throw new IllegalArgumentException(s"${dataType.simpleString} is not a number type"))
+
+  /** A column's own type, or that of strings with a vocabulary. */
+  def of(dataType: DataType, vocabulary: Option[Vocabulary]): NumberType =
+    vocabulary.fold(of(dataType))(words => new NumberType(TextCode, 0, 0, Some(words)))
 
   private val codes: Map[DataType, Int] = Map(
     FloatType -> FloatCode,
@@ -120,6 +144,13 @@ private[kindling] object Store {
         Platform.putInt(null, address, source.long(from, ordinal).toInt)
         true
     }
+
+  def whole(value: Long, target: DType, address: Long): Unit = target match {
+    case DType.Float32 => Platform.putFloat(null, address, value.toFloat)
+    case DType.Float64 => Platform.putDouble(null, address, value.toDouble)
+    case DType.Int64 => Platform.putLong(null, address, value)
+    case DType.Int32 => Platform.putInt(null, address, value.toInt)
+  }
 
   def double(value: Double, target: DType, address: Long): Unit = target match {
     case DType.Float32 => Platform.putFloat(null, address, value.toFloat)

@@ -1,30 +1,42 @@
 package kindling.internal
 
 import org.apache.spark.ml.linalg.SQLDataTypes
-import org.apache.spark.sql.types.{DoubleType, StructField, StructType}
+import org.apache.spark.sql.types.{DoubleType, StringType, StructField, StructType}
 
 /**
- * The columns that a model adds: the prediction (a class index or number as Double, several numbers as a Vector) and, for losses
- * that make the output one, the probabilities. An empty name leaves a column out, as Spark ML does it.
+ * The columns that a model adds: the prediction (a class index or number as Double, several numbers as a Vector), for losses that make
+ * the output one the probabilities, and of an indexed label the string that the predicted class stands for. An empty name leaves a
+ * column out, as Spark ML does it.
  */
 private[kindling] final case class OutputColumns(
     prediction: Option[String],
     probability: Option[String],
-    wide: Boolean
+    wide: Boolean,
+    label: Option[String] = None
 ) {
 
-  def fields: Seq[StructField] =
-    prediction.map(StructField(_, if (wide) SQLDataTypes.VectorType else DoubleType, nullable = false)).toSeq ++
-      probability.map(StructField(_, SQLDataTypes.VectorType, nullable = false))
+  private def named: Seq[(String, StructField)] =
+    prediction.map { name =>
+      "predictionCol" -> StructField(name, if (wide) SQLDataTypes.VectorType else DoubleType, nullable = false)
+    }.toSeq ++
+      probability.map(name => "probabilityCol" -> StructField(name, SQLDataTypes.VectorType, nullable = false)) ++
+      // The network may have more classes than the label has values.
+      label.map(name => "predictedLabelCol" -> StructField(name, StringType, nullable = true))
+
+  def fields: Seq[StructField] = named.map { case (_, field) => field }
 
   def appendTo(schema: StructType): StructType = {
-    val names = fields.map(_.name)
-    names.diff(names.distinct).headOption.foreach { name =>
-      throw new IllegalArgumentException(s"""predictionCol and probabilityCol are both "$name"""")
+    named.groupBy { case (_, field) => field.name }.foreach { case (name, same) =>
+      if (same.size > 1)
+        throw new IllegalArgumentException(
+          s"""${same.map { case (owner, _) => owner }.mkString(" and ")} are both "$name""""
+        )
     }
-    names.find(schema.fieldNames.contains).foreach { name =>
+    named.find { case (_, field) => schema.fieldNames.contains(field.name) }.foreach { case (_, field) =>
       throw new IllegalArgumentException(
-        s"""the column "$name" exists already: choose another predictionCol or probabilityCol"""
+        s"""the column "${field.name}" exists already: choose another ${named.map { case (owner, _) => owner }.mkString(
+            " or "
+          )}"""
       )
     }
     StructType(schema.fields ++ fields)
@@ -35,6 +47,7 @@ private[kindling] object OutputColumns {
   def of(params: TorchParams, loss: Loss, wide: Boolean): OutputColumns = OutputColumns(
     prediction = Some(params.getPredictionCol).filter(_.nonEmpty),
     probability = Some(params.getProbabilityCol).filter(name => loss.tellsProbabilities && name.nonEmpty),
-    wide = wide
+    wide = wide,
+    label = Indexing.predictedLabel(params)
   )
 }

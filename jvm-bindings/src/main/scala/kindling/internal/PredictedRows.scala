@@ -45,7 +45,11 @@ private[kindling] final class PredictedRows(
     if (i < wiring.below.length) reference(passed.indexOf(i), i)
     else {
       val position = wiring.predicted.indexOf(i - wiring.below.length)
-      BoundReference(passed.size + position, run.wanted(position).dataType, nullable = false)
+      BoundReference(
+        passed.size + position,
+        run.wanted(position).dataType,
+        nullable = run.wanted(position).words.isDefined
+      )
     }
   })
 
@@ -95,6 +99,12 @@ private[kindling] final class PredictedRows(
       val vector = new PredictedRows.DenseVector(column.width)
       added.update(ordinal, vector.row)
       (values, row) => vector.fill(values, row)
+    } else if (column.words.isDefined) {
+      val texts = column.texts
+      (values, row) => {
+        val index = values(row).toInt
+        if (index < texts.length) added.update(ordinal, texts(index)) else added.setNullAt(ordinal)
+      }
     } else (values, row) => added.setDouble(ordinal, values(row))
 }
 

@@ -16,6 +16,7 @@ private[kindling] final class Prediction(
     layout: FeatureLayout,
     columns: OutputColumns,
     output: OutputLayout,
+    label: Option[Vocabulary],
     handleInvalid: HandleInvalid,
     loss: Loss,
     predictionOutput: Option[String],
@@ -33,7 +34,7 @@ private[kindling] final class Prediction(
       contentId,
       Json.bytes(config),
       layout,
-      PredictedColumn.of(columns, output),
+      PredictedColumn.of(columns, output, label),
       handleInvalid,
       batchSize,
       loading

@@ -2,22 +2,33 @@ package kindling.internal
 
 import java.util.Arrays
 
-import org.apache.spark.sql.types.{ArrayType, ByteType, DataType, Decimal, DoubleType, IntegerType}
+import org.apache.spark.sql.types.{ArrayType, ByteType, DataType, Decimal, DoubleType, IntegerType, StringType}
 import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarMap}
 import org.apache.spark.unsafe.types.UTF8String
 
 /**
  * Predictions as columns of a batch, over arrays of the JVM: whoever keeps such a column, keeps it alive. They hold no nulls but
- * those that Spark ML's layout of a dense vector asks for.
+ * those that Spark ML's layout of a dense vector asks for, and those of classes without a string.
  */
 private[kindling] object PredictionVectors {
 
   def of(column: PredictedColumn, values: Array[Double]): ColumnVector =
-    if (column.isVector) new DenseVectors(column.width, values) else new Doubles(values)
+    if (column.words.isDefined) new Texts(column.texts, values)
+    else if (column.isVector) new DenseVectors(column.width, values)
+    else new Doubles(values)
 
   private final class Doubles(values: Array[Double]) extends Column(DoubleType) {
     override def getDouble(row: Int): Double = values(row)
     override def getDoubles(row: Int, count: Int): Array[Double] = Arrays.copyOfRange(values, row, row + count)
+  }
+
+  /** The strings that classes stand for, null where a class has none. */
+  private final class Texts(texts: Array[UTF8String], classes: Array[Double]) extends Column(StringType) {
+    private lazy val without = classes.count(_ >= texts.length)
+    override def hasNull: Boolean = without > 0
+    override def numNulls(): Int = without
+    override def isNullAt(row: Int): Boolean = classes(row) >= texts.length
+    override def getUTF8String(row: Int): UTF8String = if (isNullAt(row)) null else texts(classes(row).toInt)
   }
 
   private final class DoubleArrays(width: Int, values: Array[Double])

@@ -14,7 +14,7 @@ import org.apache.spark.sql.types.StructType
 private[kindling] object PredictionWidth {
 
   def several(params: TorchParams, loss: Loss, schema: StructType): Boolean = {
-    def labels = ColumnTypes.holdsSeveral(schema, params.getLabelCol, "the label")
+    def labels = ColumnTypes.holdsSeveral(schema, params.getLabelCol, "the label", Indexing.of(params))
     loss.label match {
       case Loss.Label.Class if !labels => false
       case Loss.Label.LikeOutput if loss.outputs == 1 => labels

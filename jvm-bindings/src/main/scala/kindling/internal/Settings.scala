@@ -70,6 +70,7 @@ private[kindling] object Settings {
       refuse("featuresCol and inputCols are both set: use featuresCol for one column, inputCols for several")
     val validation = validationOf(p, frame)
     if (isSet(inputCols) && getInputCols.isEmpty) refuse("inputCols is empty: name at least one column")
+    Indexing.check(p)
 
     Settings(
       loss = Loss.of(p),

@@ -20,6 +20,7 @@ private[kindling] trait TorchParams
     with HasValidationIndicatorCol
     with HasWeightCol
     with HasSeed
+    with ColumnParams
     with OptimizerParams
     with ValidationParams {
 
@@ -310,7 +311,8 @@ private[kindling] trait TorchParams
   final val handleInvalid: Param[String] = new Param[String](
     this,
     "handleInvalid",
-    "what to do with a null or NaN: error, skip (drop the row) or keep (features only: NaN stays, a null number becomes NaN)",
+    "what to do with a null, a NaN or a string that fit did not see: error, skip (drop the row) or keep (features only: NaN stays, a " +
+      "null number becomes NaN, such a string the number behind the last)",
     Check.oneOf("handleInvalid", "error", "skip", "keep")
   )
 

@@ -8,13 +8,19 @@ import org.apache.spark.ml.kindling.Cluster
 import org.apache.spark.sql.Dataset
 import org.slf4j.LoggerFactory
 
-/** What a run leaves: the program, its trained weights (safetensors), and the summary. */
-private[kindling] final case class Trained(program: Program, weights: Array[Byte], summary: TrainingSummary)
+/** What a run leaves: the program, its trained weights (safetensors), the summary, and the vocabularies of indexed columns. */
+private[kindling] final case class Trained(
+    program: Program,
+    weights: Array[Byte],
+    summary: TrainingSummary,
+    vocabularies: Seq[Vocabulary] = Nil
+)
 
 /**
  * One run on the driver, from the parameters to the trained weights:
  *
  *  1. everything that can be refused before data is touched is refused: parameters, program, columns, slots;
+ *  1. vocabularies are fitted to the columns that are to be indexed, if there are any;
  *  1. the ingest job turns the data's partitions into native shards where they are read, and a second one those of the DataFrame to
  *     validate on, if there is one;
  *  1. ranks are placed on the executors that hold rows, and memory is compared with what executors may use;
@@ -47,11 +53,16 @@ private[kindling] final class TrainingRun(
     catch Failures.ofLoading
     tagged {
       val program = ProgramSource.resolve(params, data, sc.hadoopConfiguration)
-      val choice = FeatureLayout.Choice.of(params)
-      val layout = FeatureLayout.forTraining(data.schema, program.description, choice)
-      val held = validation.map { frame =>
-        frame -> layout.likewise(FeatureLayout.forTraining(frame.schema, program.description, choice))
+      def laidOut(indexing: Indexing) = {
+        val choice = FeatureLayout.Choice.of(params, indexing)
+        val layout = FeatureLayout.forTraining(data.schema, program.description, choice)
+        val held = validation.map { frame =>
+          frame -> layout.likewise(FeatureLayout.forTraining(frame.schema, program.description, choice))
+        }
+        (layout, held)
       }
+      // Columns that do not fit are refused before the data is read for the vocabularies.
+      laidOut(Indexing.of(params)): Unit
       TrainingRun.checkResultSize(sc, program.description)
       val trained = TrainingRun.trained(program, settings)
       val slots = Slots.of(sc)
@@ -60,6 +71,8 @@ private[kindling] final class TrainingRun(
       val ranks =
         MemoryEstimate.ofRanks(trained, settings.optimizer, settings.numWorkers, TrainingRun.executors(sc))
       MemoryEstimate.require(ranks, sc.master, sc.getConf)
+      val vocabularies = indexed()
+      val (layout, held) = laidOut(Indexing.of(vocabularies))
       val memory = ShardMemory.of(settings.shardMemory, ranks, sc.master, sc.getConf)
       releasing {
         val secret = TrainingRun.randomHex(32)
@@ -95,9 +108,16 @@ private[kindling] final class TrainingRun(
         val result = new TrainingJob(sc, plan, program, placement, slots, tag).run()
         // Ranks have freed the rows beside them; executors without one still hold theirs.
         if (placement.holders.exists(!placement.ranks.contains(_))) ReleaseJob.run(sc, run)
-        Trained(program, result.weights, summary(settings, stored, result, start))
+        Trained(program, result.weights, summary(settings, stored, result, start), vocabularies)
       }
     }
+  }
+
+  /** The vocabularies of the columns that are to be indexed. */
+  private def indexed(): Seq[Vocabulary] = {
+    sc.setLocalProperty(TrainingRun.Description, s"Kindling $run: index strings")
+    try Vocabulary.fit(data, Indexing.of(params).columns, params.getStringOrderType)
+    catch Failures.ofIngest
   }
 
   private def ingest(

@@ -15,17 +15,22 @@ import scala.util.Try
  * Spark's off-heap vectors tell their address. Its on-heap vectors keep a plain array that no method hands out without a copy, so
  * the field is read; should a later Spark rename it, the copy is made. An ArrowColumnVector's buffer is asked for by reflection,
  * as Arrow's Java classes are Spark's and no dependency of ours. Everything else is read number by number into an array of our
- * own: decimals, and vectors that are dictionary encoded, constant, or of a class that we do not know. A null's number is then 0.
+ * own: decimals, strings with a vocabulary, and vectors that are dictionary encoded, constant, or of a class that we do not know. A
+ * null's number is then 0, that of a null or unseen string [[Vocabulary.Unseen]].
  *
  * After [[locate]], number `i` lies at `start + i * size` of `base`, until the vector changes.
  */
-private[kindling] final class VectorMemory(dataType: DataType) {
+private[kindling] final class VectorMemory(dataType: DataType, vocabulary: Option[Vocabulary] = None) {
   import NumberType._
+
+  val isText: Boolean = vocabulary.isDefined
+  private val words: Vocabulary = vocabulary.orNull
 
   private val decimal = Some(dataType).collect { case decimal: DecimalType => decimal }
 
-  /** How the numbers lie; decimals are turned into doubles first. */
-  val source: NumberType = NumberType.of(if (decimal.isDefined) DoubleType else dataType)
+  /** How the numbers lie; decimals are turned into doubles first, strings into ints. */
+  val source: NumberType =
+    NumberType.of(if (decimal.isDefined) DoubleType else if (isText) IntegerType else dataType)
   private val size = source.size.toLong
   private val field = VectorMemory.onHeapFields.getOrElse(source.code, None)
   private var scratch: AnyRef = _
@@ -36,7 +41,7 @@ private[kindling] final class VectorMemory(dataType: DataType) {
 
   /** Numbers `from` until `until` of `vector` will be read. */
   def locate(vector: ColumnVector, from: Int, until: Int): Unit = vector match {
-    case other if decimal.isDefined => read(other, from, until)
+    case other if decimal.isDefined || isText => read(other, from, until)
     case heap: OnHeapColumnVector if !heap.hasDictionary => onHeap(heap, from, until)
     case direct: OffHeapColumnVector if !direct.hasDictionary => at(null, direct.valuesNativeAddress())
     case arrow: ArrowColumnVector =>
@@ -45,6 +50,20 @@ private[kindling] final class VectorMemory(dataType: DataType) {
         case None => read(arrow, from, until)
       }
     case other => read(other, from, until)
+  }
+
+  /** Of strings: marks the rows whose string has no number. */
+  def markUnseen(from: Int, count: Int, judge: Array[Boolean]): Boolean = {
+    var none = true
+    var i = 0
+    while (i < count) {
+      if (Convert.long(IntCode, base, start + (from + i) * size) == Vocabulary.Unseen) {
+        judge(i) = true
+        none = false
+      }
+      i += 1
+    }
+    none
   }
 
   private def at(base: AnyRef, start: Long): Unit = {
@@ -89,6 +108,12 @@ private[kindling] final class VectorMemory(dataType: DataType) {
           longs(i) = if (nulls && vector.isNullAt(from + i)) 0L else vector.getLong(from + i)
           i += 1
         }
+      case ints: Array[Int] if isText =>
+        while (i < count) {
+          val absent = nulls && vector.isNullAt(from + i)
+          ints(i) = if (absent) Vocabulary.Unseen else words.index(vector.getUTF8String(from + i))
+          i += 1
+        }
       case ints: Array[Int] =>
         while (i < count) {
           ints(i) = if (nulls && vector.isNullAt(from + i)) 0 else vector.getInt(from + i)
@@ -119,7 +144,8 @@ private[kindling] object VectorMemory {
   import NumberType._
 
   /** Whether a column holds numbers. */
-  def serves(dataType: DataType): Boolean = NumberType.get(dataType).isDefined
+  def serves(dataType: DataType, vocabulary: Option[Vocabulary] = None): Boolean =
+    vocabulary.isDefined || NumberType.get(dataType).isDefined
 
   private def newArray(code: Int, length: Int): AnyRef = code match {
     case FloatCode => new Array[Float](length)

@@ -73,7 +73,47 @@ class FeatureLayoutSuite extends AnyFunSuite {
 
   test("a string column is answered with what to do first") {
     val text = refused(schema("city" -> StringType, label), program(x4), choice(Seq("city")))
-    assert(text.contains("\"city\" is a string") && text.contains("StringIndexer"))
+    assert(text.contains("\"city\" is a string") && text.contains("indexCols"))
+  }
+
+  private def indexing(columns: String*)(fitted: Vocabulary*) = Indexing(columns, fitted)
+
+  test("an indexed string fills any number, before its vocabulary is fitted and after") {
+    val animals = Vocabulary("kind", Seq("cat", "dog", "emu"))
+    for (dtype <- Seq("float32", "float64", "int64", "int32"); fitted <- Seq(Nil, Seq(animals))) {
+      val made = layout(
+        schema("size" -> ByteType, "kind" -> StringType, "label" -> StringType),
+        program(Seq(input("x", dtype, 2))),
+        choice(Seq("size", "kind")).copy(indexing =
+          indexing("kind", "label")(fitted ++ fitted.map(_.copy(column = "label")): _*)
+        )
+      )
+      assert(made.columns.map(_.dtype) === Seq(DType.named(dtype).get, DType.Int64))
+      assert(made.columns.head.filling.asInstanceOf[Filling.Scalars].vocabularies === fitted)
+    }
+  }
+
+  test("what cannot be indexed is refused by its name and type") {
+    val index = choice(Seq("x")).copy(indexing = indexing("x")())
+    assert(refused(schema("x" -> LongType, label), program(Seq(input("x", "int64", 1))), index) ===
+      """indexCols names "x", which is a bigint: only strings are indexed, leave it out or cast it""")
+    assert(
+      refused(schema("x" -> ArrayType(StringType), label), program(x4), index).contains("only strings are indexed")
+    )
+    assert(refused(schema("x" -> vector, label), program(x4), index).contains("is a vector: only strings are indexed"))
+  }
+
+  test("a string label is a class: of losses with classes, and of no more than these have") {
+    val four = Vocabulary("label", Seq("a", "b", "c", "d"))
+    val data = schema("x" -> ArrayType(FloatType), "label" -> StringType)
+    def of(loss: String) = choice(Seq("x"), loss).copy(indexing = indexing("label")(four))
+    assert(refused(data, program(x4), of("crossEntropy")) ===
+      """the label "label" has 4 values, but the loss crossEntropy has 3 classes in this program: give the network one output """ +
+      "for each value, or drop rows")
+    assert(layout(data, program(x4, input("", "float32", 4)), of("crossEntropy")).columns.size === 2)
+    val yes = program(x4, input("", "float32", 1))
+    assert(refused(data, yes, of("binaryCrossEntropy")).contains("has 2 classes"))
+    assert(refused(data, yes, of("mse")).contains("the loss mse compares numbers: strings are classes"))
   }
 
   test("a width that does not fit names the input and both numbers") {

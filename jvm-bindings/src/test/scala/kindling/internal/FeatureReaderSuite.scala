@@ -116,7 +116,13 @@ class FeatureReaderSuite extends SparkSuite {
           Role.Input,
           DType.Float64,
           names.size,
-          Filling.Scalars(names.map(ColumnTypes.scalar(data.schema, _, DType.Float64, "the program input x")))
+          Filling.Scalars(names.map(ColumnTypes.scalar(
+            data.schema,
+            _,
+            DType.Float64,
+            "the program input x",
+            Indexing.none
+          )))
         )
       ),
       None

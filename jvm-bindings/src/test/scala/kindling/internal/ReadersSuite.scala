@@ -37,11 +37,16 @@ class ReadersSuite extends SparkSuite {
       case decimal: DecimalType => java.math.BigDecimal.valueOf((i % 100000).toLong, decimal.scale)
       case DateType => new Date(i.toLong * 1000)
       case TimestampType => new Timestamp(i.toLong * 1001)
+      case StringType => words.values(math.floorMod(i, words.size))
       case other => throw new IllegalArgumentException(other.simpleString)
     }
   }
 
+  /** Of columns of strings; the last of its values is one that no row has, and rows have one that it lacks. */
+  private val words = Vocabulary("", Seq("", "b", "zw\u00f6lf", "a longer one than fits into a word", "b ", "B"))
+
   private val numberTypes = Seq[DataType](
+    StringType,
     FloatType,
     DoubleType,
     LongType,
@@ -60,12 +65,12 @@ class ReadersSuite extends SparkSuite {
     val random = new Random(seed)
     def oneOf[T](values: Seq[T]) = values(random.nextInt(values.size))
     val scalars = Seq.fill(1 + random.nextInt(9))(oneOf(numberTypes))
-    val element = oneOf(numberTypes)
+    val element = oneOf(numberTypes.filter(_ != StringType))
     val width = 1 + random.nextInt(70)
     val fields = scalars.zipWithIndex.map { case (dataType, i) => StructField(s"c$i", dataType) } ++ Seq(
       StructField("array", ArrayType(element)),
       StructField("vector", SQLDataTypes.VectorType),
-      StructField("label", oneOf(Seq(IntegerType, DoubleType, LongType, ByteType))),
+      StructField("label", oneOf(Seq(IntegerType, DoubleType, LongType, ByteType, StringType))),
       StructField("weight", oneOf(Seq(FloatType, DoubleType, IntegerType))),
       StructField("validates", BooleanType)
     )
@@ -85,12 +90,13 @@ class ReadersSuite extends SparkSuite {
       Row.fromSeq(fields.zip(few).map {
         case (StructField("label", dataType, _, _), _) =>
           val label = random.nextInt(5)
-          if (hole()) null
+          if (hole()) nan(dataType)
           else
             dataType match {
               case IntegerType => label
               case DoubleType => label.toDouble
               case LongType => label.toLong
+              case StringType => words.values(label)
               case _ => label.toByte
             }
         case (StructField("weight", dataType, _, _), _) =>
@@ -109,17 +115,24 @@ class ReadersSuite extends SparkSuite {
     val data = spark.createDataFrame(rows.asJava, StructType(fields)).repartition(3)
     val integers = (dataType: DataType) =>
       dataType match {
-        case LongType | IntegerType | ShortType | ByteType => true
+        case LongType | IntegerType | ShortType | ByteType | StringType => true
         case _ => false
       }
     val scalarFields = fields.take(scalars.size)
+    val vocabularies = scalarFields.filter(_.dataType == StringType).map(field => words.copy(column = field.name))
     val together = oneOf(Seq[DType](DType.Float32, DType.Float64) ++ (if (scalars.forall(integers)) Seq(DType.Int64)
                                                                       else Nil))
     val arrays =
       oneOf(Seq[DType](DType.Float32, DType.Float64) ++ (if (integers(element)) Seq(DType.Int64) else Nil))
     val layout = FeatureLayout(
       Seq(
-        NativeColumn("x", Role.Input, together, scalars.size, Filling.Scalars(random.shuffle(scalarFields))),
+        NativeColumn(
+          "x",
+          Role.Input,
+          together,
+          scalars.size,
+          Filling.Scalars(random.shuffle(scalarFields), vocabularies)
+        ),
         NativeColumn("a", Role.Input, arrays, width, Filling.Array(data.schema("array"))),
         NativeColumn(
           "v",
@@ -128,7 +141,19 @@ class ReadersSuite extends SparkSuite {
           width,
           Filling.Vector(data.schema("vector"))
         ),
-        NativeColumn("label", Role.Label, DType.Int64, 1, Filling.ClassIndex(data.schema("label"), Some(5L))),
+        NativeColumn(
+          "label",
+          Role.Label,
+          DType.Int64,
+          1,
+          Filling.ClassIndex(
+            data.schema("label"),
+            Some(5L),
+            // What stands for an unseen string must not be taken for it.
+            ignored = Some(-1L),
+            vocabulary = if (data.schema("label").dataType == StringType) Some(words.copy(column = "label")) else None
+          )
+        ),
         NativeColumn("weight", Role.Weight, DType.Float64, 1, Filling.Weight(data.schema("weight")))
       ),
       Some(data.schema("validates"))
@@ -139,6 +164,7 @@ class ReadersSuite extends SparkSuite {
   private def nan(dataType: DataType): Any = dataType match {
     case FloatType => Float.NaN
     case DoubleType => Double.NaN
+    case StringType => "unseen"
     case _ => null
   }
 

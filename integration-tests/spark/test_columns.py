@@ -1,0 +1,25 @@
+"""Columns that are no numbers, from PySpark. One application, `apps/columns.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from applications import app
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    return app("columns").results
+
+
+def test_strings_are_indexed_by_frequency_and_the_prediction_is_a_string(results: dict[str, dict[str, Any]]) -> None:
+    found = results["strings"]
+    assert found["animals"] == ["emu", "cat", "dog"]
+    assert found["births"] == ["egg", "live"]
+    assert found["right"] == 240
+    assert found["type"] == "string"
+
+
+def test_a_string_that_fit_did_not_see_is_named_with_its_column(results: dict[str, dict[str, Any]]) -> None:
+    assert 'the column "animal" is "gnu", which is none of the 3 values that fit saw' in results["strings"]["refusal"]
