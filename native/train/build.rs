@@ -15,7 +15,15 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(["shim/autocast.cpp", "shim/checkpoint.cpp", "shim/gradients.cpp", "shim/norm.cpp", "shim/shim.cpp"])
+        .files([
+            "shim/autocast.cpp",
+            "shim/checkpoint.cpp",
+            "shim/device.cpp",
+            "shim/gradients.cpp",
+            "shim/hooks.cpp",
+            "shim/norm.cpp",
+            "shim/shim.cpp",
+        ])
         .include("shim")
         // System headers: their warnings are not ours.
         .flag("-isystem")

@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kindling_integration_tests::golden::Golden;
+use kindling_integration_tests::golden::{Golden, device};
 use kindling_program::Program;
-use kindling_train::Replica;
+use kindling_train::{Device, Replica};
 
 fn replay(case: &str, dtype: &'static str) {
     let folder = if case.starts_with("torch_") { "../golden/versions" } else { "../golden" };
@@ -37,6 +37,12 @@ golden! { torch_2_9 torch_2_10 torch_2_11 torch_2_12 torch_2_13 }
 /// Nets that compute in bfloat16 have no float64 twin.
 #[test]
 fn autocast_regions_train_as_in_pytorch() {
+    if device() != Device::Cpu {
+        println!(
+            "skipped: autocast on a GPU has another list of operators than the recording's, which was made on a processor"
+        );
+        return;
+    }
     replay("autocast", "f32");
 }
 

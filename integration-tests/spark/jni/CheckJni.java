@@ -68,7 +68,9 @@ public final class CheckJni extends Checks {
     String json = text(Native.capabilities());
     require(json.matches(".*\"kindling\":\"\\d+\\.\\d+\\.\\d+.*"), "no version of Kindling in " + json);
     require(json.contains("\"libtorch\":\"2.11."), "not libtorch 2.11 in " + json);
-    require(json.contains("\"device\":[\"cpu\"]"), "no device cpu in " + json);
+    require(json.contains("\"device\":[\"cpu\""), "no device cpu in " + json);
+    boolean cuda = json.contains("\"device\":[\"cpu\",\"cuda\"]");
+    require(cuda != json.contains("\"gpus\":[],\"noGpu\":\"device is cuda:0, but "), "devices and GPUs contradict each other in " + json);
     require(json.matches(".*\"sharedBytesPerPeer\":[1-9]\\d*[,}].*"), "no sharedBytesPerPeer in " + json);
   }
 

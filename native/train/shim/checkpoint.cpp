@@ -3,6 +3,7 @@
 // parameter's hook fires once. Running a segment inside an autograd::Function of its own would sum the gradients of a value
 // that is used in several segments in another order.
 #include "checkpoint.h"
+#include "engine.h"
 #include "guarded.h"
 
 #include <ATen/autocast_mode.h>
@@ -11,6 +12,7 @@
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -144,14 +146,25 @@ struct Engine final : torch::autograd::Engine {
         return nullptr;
     }
 
-    static torch::autograd::Engine &get() {
-        // The process's only one, never freed: threads may still run backward when the process ends.
-        static auto *engine = new Engine;
-        return *engine;
+    // Never freed: threads may still run backward when the process ends, or when another one takes its place.
+    static std::atomic<Engine *> &current() {
+        static std::atomic<Engine *> engine{new Engine};
+        return engine;
     }
+    static torch::autograd::Engine &get() { return *current().load(); }
 };
 
 } // namespace
+
+void use_engine() {
+    static std::once_flag once;
+    std::call_once(once, [] { torch::autograd::set_default_engine_stub(Engine::get); });
+}
+
+void renew_engine() {
+    Engine::current().store(new Engine);
+    use_engine();
+}
 
 struct KdFrame {
     std::shared_ptr<Frame> frame;
@@ -161,9 +174,8 @@ extern "C" {
 
 KdFrame *kd_frame_enter(void *context, bool (*recompute)(void *), void (*release)(void *)) {
     return guarded<KdFrame *>(nullptr, [&] {
-        static std::once_flag once;
         auto frame = std::make_shared<Frame>(context, recompute, release);
-        std::call_once(once, [] { torch::autograd::set_default_engine_stub(Engine::get); });
+        use_engine();
         TORCH_CHECK(!recalling && !forgetting, "segments do not nest");
         auto *handle = new KdFrame{frame};
         forgetting = std::move(frame);

@@ -1,13 +1,16 @@
 #include "shim.h"
 #include "guarded.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/enum_tag.h>
 #include <torch/version.h>
 
+#include <cstring>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -134,40 +137,68 @@ struct KdCall {
 };
 
 struct KdGenerator {
+    int8_t gpu; // -1: the CPU
+    // On the CPU.
     at::mt19937 engine;
     std::optional<float> next_float_normal;
     std::optional<double> next_double_normal;
+    // On a GPU, whose numbers are those of Philox: a function of these two.
+    uint64_t seed;
+    uint64_t offset;
 };
 
 namespace {
 
-// Operators draw from the one default generator of the process. Ranks that share the process take turns: each puts its
-// own engine in, runs, and takes it out again. Only random operators pay for it.
+// Operators draw from the one default generator that the process has for a device. Ranks that share the process take turns:
+// each puts its own state in, runs, and takes it out again. Only random operators pay for it.
 std::mutex default_generator_turn;
 
 void exchange(at::CPUGeneratorImpl *impl, KdGenerator &generator) {
-    std::lock_guard<std::mutex> guard(impl->mutex_);
     auto engine = impl->engine();
     auto next_float = impl->next_float_normal_sample();
     auto next_double = impl->next_double_normal_sample();
     impl->set_engine(generator.engine);
     impl->set_next_float_normal_sample(generator.next_float_normal);
     impl->set_next_double_normal_sample(generator.next_double_normal);
-    generator = KdGenerator{engine, next_float, next_double};
+    generator.engine = engine;
+    generator.next_float_normal = next_float;
+    generator.next_double_normal = next_double;
+}
+
+// An operator takes seed and offset when it is launched, so the state may go on to another rank while the GPU still draws.
+void exchange(c10::GeneratorImpl *impl, KdGenerator &generator) {
+    auto seed = impl->current_seed(), offset = impl->get_offset();
+    impl->set_current_seed(generator.seed);
+    impl->set_offset(generator.offset);
+    generator.seed = seed;
+    generator.offset = offset;
 }
 
 // Holds the turn with the rank's generator in place.
 struct Turn {
     std::lock_guard<std::mutex> turn{default_generator_turn};
-    at::CPUGeneratorImpl *impl;
+    at::Generator shared;
     KdGenerator &generator;
 
-    explicit Turn(KdGenerator &own)
-        : impl(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())), generator(own) {
-        exchange(impl, generator);
+    explicit Turn(KdGenerator &own) : shared(default_of(own.gpu)), generator(own) { swap(); }
+    ~Turn() { swap(); }
+
+    static at::Generator default_of(int8_t gpu) {
+        return gpu < 0 ? at::detail::getDefaultCPUGenerator()
+                       : at::globalContext().defaultGenerator(at::Device(at::kCUDA, gpu));
     }
-    ~Turn() { exchange(impl, generator); }
+    void swap() {
+        std::lock_guard<std::mutex> guard(shared.mutex());
+        if (generator.gpu < 0) {
+            exchange(at::check_generator<at::CPUGeneratorImpl>(shared), generator);
+        } else {
+            exchange(shared.unsafeGetGeneratorImpl(), generator);
+        }
+    }
 };
+
+// What torch.Generator("cuda").get_state() is: seed and offset, 8 bytes each.
+constexpr int64_t philox_bytes = 16;
 
 } // namespace
 
@@ -183,6 +214,10 @@ KdCall *kd_call_new(const char *name, const char *overload) {
 }
 void kd_call_free(KdCall *call) { delete call; }
 bool kd_call_is_random(const KdCall *call) { return call->op.hasTag(at::Tag::nondeterministic_seeded); }
+
+bool kd_call_takes(const KdCall *call, const char *argument) {
+    return call->op.schema().argumentIndexWithName(argument).has_value();
+}
 
 bool kd_call_set_none(KdCall *call, const char *argument) {
     return guarded(false, [&] {
@@ -363,8 +398,8 @@ bool kd_call_take_number(KdCall *call, size_t index, KdNumber *number) {
 }
 void kd_call_clear(KdCall *call) { call->stack.clear(); }
 
-KdGenerator *kd_generator_new(uint64_t seed) {
-    return guarded<KdGenerator *>(nullptr, [&] { return new KdGenerator{at::mt19937(seed), {}, {}}; });
+KdGenerator *kd_generator_new(uint64_t seed, int8_t gpu) {
+    return guarded<KdGenerator *>(nullptr, [&] { return new KdGenerator{gpu, at::mt19937(seed), {}, {}, seed, 0}; });
 }
 void kd_generator_free(KdGenerator *generator) { delete generator; }
 KdGenerator *kd_generator_clone(const KdGenerator *generator) {
@@ -373,6 +408,13 @@ KdGenerator *kd_generator_clone(const KdGenerator *generator) {
 // Through a generator of libtorch's own kind, whose state is what torch.Generator.get_state() returns.
 at::Tensor *kd_generator_state(const KdGenerator *generator) {
     return guarded<at::Tensor *>(nullptr, [&] {
+        if (generator->gpu >= 0) {
+            auto state = at::empty({philox_bytes}, at::kByte);
+            auto *bytes = state.mutable_data_ptr<uint8_t>();
+            std::memcpy(bytes, &generator->seed, sizeof(generator->seed));
+            std::memcpy(bytes + sizeof(generator->seed), &generator->offset, sizeof(generator->offset));
+            return new at::Tensor(state);
+        }
         at::CPUGeneratorImpl whole;
         whole.set_engine(generator->engine);
         whole.set_next_float_normal_sample(generator->next_float_normal);
@@ -382,9 +424,24 @@ at::Tensor *kd_generator_state(const KdGenerator *generator) {
 }
 bool kd_generator_set_state(KdGenerator *generator, const at::Tensor *state) {
     return guarded(false, [&] {
+        auto of_gpu = state->numel() == philox_bytes;
+        TORCH_CHECK(of_gpu == (generator->gpu >= 0), "these random numbers were drawn on a ", of_gpu ? "GPU" : "CPU",
+                    ", and this run is on another kind of device");
+        if (of_gpu) {
+            auto whole = state->contiguous();
+            const auto *bytes = whole.const_data_ptr<uint8_t>();
+            uint64_t offset = 0;
+            std::memcpy(&offset, bytes + sizeof(generator->seed), sizeof(offset));
+            TORCH_CHECK(offset % 4 == 0, "the state of a GPU's random numbers is damaged");
+            std::memcpy(&generator->seed, bytes, sizeof(generator->seed));
+            generator->offset = offset;
+            return true;
+        }
         at::CPUGeneratorImpl whole;
         whole.set_state(*state->unsafeGetTensorImpl());
-        *generator = KdGenerator{whole.engine(), whole.next_float_normal_sample(), whole.next_double_normal_sample()};
+        generator->engine = whole.engine();
+        generator->next_float_normal = whole.next_float_normal_sample();
+        generator->next_double_normal = whole.next_double_normal_sample();
         return true;
     });
 }

@@ -32,6 +32,8 @@ KdCall *kd_call_new(const char *name, const char *overload);
 void kd_call_free(KdCall *call);
 // Whether the operator draws from the process's default generator.
 bool kd_call_is_random(const KdCall *call);
+// Whether it has an argument of that name.
+bool kd_call_takes(const KdCall *call, const char *argument);
 
 bool kd_call_set_none(KdCall *call, const char *argument);
 bool kd_call_set_int(KdCall *call, const char *argument, int64_t value);
@@ -63,8 +65,8 @@ bool kd_call_take_number(KdCall *call, size_t index, KdNumber *number);
 // Drops what is left of the last run.
 void kd_call_clear(KdCall *call);
 
-// A CPU generator of its own: torch.Generator().manual_seed(seed).
-KdGenerator *kd_generator_new(uint64_t seed);
+// A generator of its own: torch.Generator(device).manual_seed(seed), for the CPU (`gpu` -1) or a GPU.
+KdGenerator *kd_generator_new(uint64_t seed, int8_t gpu);
 void kd_generator_free(KdGenerator *generator);
 // Another one that goes on from the same place.
 KdGenerator *kd_generator_clone(const KdGenerator *generator);

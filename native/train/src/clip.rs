@@ -72,7 +72,8 @@ mod tests {
 
     fn store() -> ParameterStore {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2}]}"#;
-        let store = ParameterStore::new(&Program::read(layers.as_bytes().to_vec()).unwrap()).unwrap();
+        let program = Program::read(layers.as_bytes().to_vec()).unwrap();
+        let store = ParameterStore::new(&program, tch::Device::Cpu).unwrap();
         // Eight elements: six of 3 and two of -1.
         for (place, value) in store.places.iter().zip([3.0, -1.0]) {
             let _ = place.shallow_clone().fill_(value);

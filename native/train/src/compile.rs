@@ -7,11 +7,11 @@ use kindling_program::{
     Arg, DType, Layout, MemoryFormat, Node, Output, Program, SYNC_BATCH_NORM, Scalar, ScalarOp, Scope, SymFloat,
     SymInt, Target, ValueId,
 };
+use tch::Device;
 
 use crate::error::{Error, Result, Torch};
 use crate::shared_norm::SharedNorm;
 use crate::shim::{Call, Constant};
-use crate::tensors::run_device;
 
 /// One node, ready to run.
 pub(crate) struct Step {
@@ -84,31 +84,32 @@ pub(crate) enum Guard {
     },
 }
 
-/// Turns a node into work. Arguments that name values are bound in the order in which they stand in the node.
-pub(crate) fn compile(node: &Node) -> Result<Step> {
+/// Turns a node into work on `device`: devices in an exported graph are those of the machine that exported it, and this one
+/// takes their place. Arguments that name values are bound in the order in which they stand in the node.
+pub(crate) fn compile(node: &Node, device: Device) -> Result<Step> {
     let (op, work) = match &node.target {
         Target::Scalar(op) => (op.name().to_owned(), compile_scalar(*op, node)?),
         Target::Aten { name, overload } => {
             let op = if overload.is_empty() { name.clone() } else { format!("{name}.{overload}") };
             let work = match size_of_dimension(name, node) {
                 Some(work) => work,
-                None => compile_call(name, overload, &op, node)?,
+                None => compile_call(name, overload, &op, node, device)?,
             };
             (op, work)
         }
-        Target::Cond { blocks } => ("torch.cond".to_owned(), compile_cond(node, blocks)?),
+        Target::Cond { blocks } => ("torch.cond".to_owned(), compile_cond(node, blocks, device)?),
     };
     Ok(Step { node: node.name.clone(), op, scope: node.scope, work, last_uses: Vec::new() })
 }
 
-fn compile_cond(node: &Node, blocks: &[kindling_program::Block; 2]) -> Result<Work> {
+fn compile_cond(node: &Node, blocks: &[kindling_program::Block; 2], device: Device) -> Result<Work> {
     let predicate = match node.args.as_slice() {
         [(_, Arg::Tensor(value) | Arg::SymBool(value))] => Predicate::Value(*value),
         [(_, Arg::Bool(truth))] => Predicate::Literal(*truth),
         other => return Err(Error::Config(format!("node {}: torch.cond cannot decide by {other:?}", node.name))),
     };
     let block = |block: &kindling_program::Block| {
-        let steps = block.nodes.iter().map(compile).collect::<Result<_>>()?;
+        let steps = block.nodes.iter().map(|node| compile(node, device)).collect::<Result<_>>()?;
         Ok::<_, Error>(Block { steps, results: block.results.clone() })
     };
     let [yes, no] = blocks;
@@ -130,7 +131,7 @@ fn compile_scalar(op: ScalarOp, node: &Node) -> Result<Work> {
     }
 }
 
-fn compile_call(name: &str, overload: &str, op: &str, node: &Node) -> Result<Work> {
+fn compile_call(name: &str, overload: &str, op: &str, node: &Node, device: Device) -> Result<Work> {
     let failed = |source: Torch| Error::Node { node: node.name.clone(), op: op.to_owned(), source };
     // Alone, a rank normalises by its own rows, which are all.
     let (name, shared) = match name {
@@ -140,7 +141,16 @@ fn compile_call(name: &str, overload: &str, op: &str, node: &Node) -> Result<Wor
     let mut call = Call::new(name, overload).map_err(failed)?;
     let (mut tensors, mut numbers) = (Vec::new(), Vec::new());
     for (argument, value) in node.args.iter().filter(|(argument, _)| shared.is_none() || argument != "index") {
-        bind(&mut call, argument, value, &mut tensors, &mut numbers).map_err(failed)?;
+        match value {
+            Arg::Device(_) => call.set(argument, Constant::Device(&device_name(device))),
+            value => bind(&mut call, argument, value, &mut tensors, &mut numbers),
+        }
+        .map_err(failed)?;
+    }
+    // An operator that makes a tensor of no other makes it on the processor, unless it is told where.
+    let untold = tensors.is_empty() && !node.args.iter().any(|(argument, _)| argument == "device");
+    if device != Device::Cpu && untold && call.takes("device").map_err(failed)? {
+        call.set("device", Constant::Device(&device_name(device))).map_err(failed)?;
     }
     let training = is_true(node, "training") || is_true(node, "train");
     let guard = match (name, node.arg("input")) {
@@ -239,16 +249,15 @@ fn bind(
         Arg::Dtype(dtype) => call.set(name, Constant::Enum(scalar_type(*dtype))),
         Arg::Layout(Layout::Strided) => call.set(name, Constant::Enum(0)),
         Arg::MemoryFormat(format) => call.set(name, Constant::Enum(memory_format(*format))),
-        // The archive names the device of the export; a run has its own.
-        Arg::Device(_) => call.set(name, Constant::Device(device_name(run_device()))),
+        Arg::Device(_) => Err(Torch("a device is set where the device of the run is known".to_owned())),
     }
 }
 
 /// What libtorch calls a device.
-fn device_name(device: tch::Device) -> &'static str {
+fn device_name(device: Device) -> String {
     match device {
-        tch::Device::Cuda(_) => "cuda",
-        _ => "cpu",
+        Device::Cuda(gpu) => format!("cuda:{gpu}"),
+        _ => "cpu".to_owned(),
     }
 }
 

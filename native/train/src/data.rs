@@ -12,6 +12,7 @@ use crate::loss::{Judge, Labels, Rows};
 use crate::order::Epoch;
 use crate::plan::{Balance, Owned, Segment, ShardRef};
 use crate::tensors;
+use crate::upload::Room;
 
 /// A rank's share of one batch.
 pub(crate) struct Batch {
@@ -39,29 +40,6 @@ impl Batch {
             weights: self.weights.as_ref().map(cut).transpose()?,
             rows: count,
         })
-    }
-}
-
-/// Memory for batches, one after the other: a tensor per column, as long as the longest batch so far.
-#[derive(Default)]
-pub(crate) struct Room {
-    columns: Vec<Option<Tensor>>,
-}
-
-impl Room {
-    /// The first `rows` rows of the memory for column `index`, for the caller to fill.
-    fn take(&mut self, index: usize, layout: &ColumnLayout, rows: i64) -> Result<Tensor> {
-        if self.columns.len() <= index {
-            self.columns.resize_with(index + 1, || None);
-        }
-        let long_enough = |column: &Tensor| column.size().first().is_some_and(|&room| room >= rows);
-        let kept = self.columns.get_mut(index).and_then(Option::take).filter(long_enough);
-        let column = kept.map_or_else(|| layout.allocate(rows), Ok)?;
-        let part = column.f_narrow(0, 0, rows).doing("making room for a batch")?;
-        if let Some(place) = self.columns.get_mut(index) {
-            *place = Some(column);
-        }
-        Ok(part)
     }
 }
 
@@ -329,7 +307,7 @@ impl RankData {
     fn gather(&self, split: Split, column: usize, places: &Places<'_>, room: &mut Room) -> Result<Tensor> {
         let layout = self.columns.get(column);
         let layout = layout.ok_or_else(|| Error::Data(format!("the data has no column {column}")))?;
-        let mut tensor = room.take(column, layout, places.rows as i64)?;
+        let mut tensor = room.take(column, &layout.row_shape, layout.kind, places.rows as i64)?;
         let out = tensors::bytes_mut(&mut tensor)?;
         for (shard, rows) in &places.shards {
             shard.gather_to(split, column, rows, out)?;

@@ -27,6 +27,7 @@ use crate::schedule::ScheduleConfig;
 use crate::state::Position;
 use crate::sync::Sync;
 use crate::totals::Totals;
+use crate::upload;
 
 /// How a run trains.
 #[derive(Debug, Clone, Deserialize)]
@@ -188,6 +189,7 @@ pub(crate) fn fit(
         return Err(Error::Data("there are no rows to train on".to_owned()));
     }
     let begun = Instant::now();
+    let _here = replica.place.enter()?;
     let order = order(config, rows);
     if let Some(node) = replica.training.needs_two_rows() {
         if config.sync_batch_norm {
@@ -200,8 +202,9 @@ pub(crate) fn fit(
     let totals = Totals::agree(&replica.judge, data, sync)?;
     let start = (replica.position.epoch, replica.position.step);
     let source = Source { data, order: &order, config, world: sync.world(), start };
+    let port = upload::port(&replica.place)?;
     let mut report = std::thread::scope(|scope| {
-        let loader = Loader::start(scope, replica.rank, source)?;
+        let loader = Loader::start(scope, replica.rank, source, port.clone())?;
         Loop { replica, source, loader, sync, totals, alive, measures: &measures, kept: None }.run(events)
     })?;
     report.seconds = begun.elapsed().as_secs_f64();
@@ -300,7 +303,7 @@ impl Loop<'_, '_> {
                 self.replica.accumulate(part.batch.as_ref(), sums)?;
             }
             let last = part.last;
-            self.loader.give_back(part);
+            self.loader.give_back(part)?;
             if last {
                 return Ok(rows);
             }
@@ -328,7 +331,7 @@ impl Loop<'_, '_> {
             if let Some(batch) = &part.batch {
                 self.replica.evaluate(batch, &mut epoch)?;
             }
-            self.loader.give_back(part);
+            self.loader.give_back(part)?;
         }
         epoch.finish(self.sync)
     }

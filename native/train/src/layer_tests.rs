@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use kindling_program::Program;
 use safetensors::{Dtype, SafeTensors};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::runner::{Runner, State};
 
@@ -76,7 +76,7 @@ impl Case<'_> {
 
     /// In training a mask is drawn: what comes out is finite, and not what evaluation gives.
     fn train_at_random(&mut self, inputs: &[Tensor], evaluated: &[Tensor]) {
-        let trained = Runner::training(&self.program, &self.state, 0).unwrap().run(inputs).unwrap();
+        let trained = Runner::training(&self.program, &self.state, 0, Device::Cpu).unwrap().run(inputs).unwrap();
         for (found, evaluated) in trained.iter().zip(evaluated) {
             let finite = found.isfinite().all().int64_value(&[]) == 1;
             let differs = (found - evaluated).abs().max().double_value(&[]) > 1e-3;
@@ -90,7 +90,9 @@ impl Case<'_> {
         let inputs = self.inputs();
         let outputs = {
             let _guard = tch::no_grad_guard();
-            match Runner::evaluation(&self.program, &self.state, 0).and_then(|mut runner| runner.run(&inputs)) {
+            match Runner::evaluation(&self.program, &self.state, 0, Device::Cpu)
+                .and_then(|mut runner| runner.run(&inputs))
+            {
                 Ok(outputs) => outputs,
                 Err(error) => return self.problems.push(format!("{}: {error}", self.name)),
             }
@@ -103,7 +105,7 @@ impl Case<'_> {
         }
         let inputs: Vec<Tensor> =
             inputs.into_iter().map(|x| if x.kind() == Kind::Float { x.set_requires_grad(true) } else { x }).collect();
-        let outputs = Runner::training(&self.program, &self.state, 0).unwrap().run(&inputs).unwrap();
+        let outputs = Runner::training(&self.program, &self.state, 0, Device::Cpu).unwrap().run(&inputs).unwrap();
         let mut total = Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
         for (index, y) in outputs.iter().enumerate() {
             self.compare(&format!("y{index}.train"), y);
@@ -152,7 +154,7 @@ fn every_layer_gives_keras_outputs_and_gradients() {
             program,
             problems: Vec::new(),
         };
-        case.state = State::new(&case.program, Vec::new()).unwrap();
+        case.state = State::new(&case.program, Vec::new(), Device::Cpu).unwrap();
         let weight = |name: &str| case.tensor(&format!("w.{name}")).unwrap_or_else(|| panic!("{name} of {json}"));
         let parameters: Vec<Tensor> =
             case.program.parameters.iter().map(|parameter| weight(&parameter.name).set_requires_grad(true)).collect();

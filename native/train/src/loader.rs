@@ -5,6 +5,8 @@
 //! is at most two parts ahead, and what a run keeps in memory does not depend on who is faster. Nor does what it computes:
 //! parts come in the loop's order, with their rows in the batch's.
 //!
+//! Where the replica lives on a GPU, the thread also sends each part on its way there (see `upload`).
+//!
 //! Two channels say who holds a room. `free` carries it to the thread, `ready` back with its part; the loop returns it with
 //! [`Loader::give_back`] once nothing reads the part any more. The thread's first error comes in the place of a part and is
 //! its last word. Whoever goes away closes its ends, which is how the other learns of it; dropping the loader waits for the
@@ -12,17 +14,19 @@
 
 use std::any::Any;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use kindling_shards::Split;
 
-use crate::data::{Batch, RankData, Room};
+use crate::data::{Batch, RankData};
 use crate::error::{Error, Result};
 use crate::fit::TrainingConfig;
 use crate::order::{Epoch, Order};
 use crate::replica::parts;
+use crate::upload::{Port, Room};
 
 /// One in use and two ahead.
 pub(crate) const ROOMS: usize = 3;
@@ -64,26 +68,28 @@ pub(crate) struct Loader<'scope> {
 struct Ended;
 
 impl<'scope> Loader<'scope> {
-    /// Starts the thread of rank `rank`, which ends with the scope at the latest.
+    /// Starts the thread of rank `rank`, which ends with the scope at the latest. Parts go to the device of `port`.
     pub(crate) fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         rank: usize,
         source: Source<'scope>,
+        port: Option<Arc<dyn Port>>,
     ) -> Result<Loader<'scope>> {
         // Why it ended, the loop knows.
-        Loader::spawn(scope, rank, move |ends| drop(source.load(&ends)))
+        Loader::spawn(scope, rank, port, move |ends| drop(source.load(&ends)))
     }
 
     fn spawn<'env>(
         scope: &'scope Scope<'scope, 'env>,
         rank: usize,
+        port: Option<Arc<dyn Port>>,
         load: impl FnOnce(Ends) + Send + 'scope,
     ) -> Result<Loader<'scope>> {
         let (ready, parts) = channel();
         let (rooms, free) = channel();
         for _ in 0..ROOMS {
             // The other end is still here.
-            let _ = rooms.send(Room::default());
+            let _ = rooms.send(Room::new(port.clone()));
         }
         let thread = Builder::new()
             .name(format!("kindling-rows-{rank}"))
@@ -92,7 +98,7 @@ impl<'scope> Loader<'scope> {
         Ok(Loader { ends: Some((parts, rooms)), thread: Some(thread), waited: Duration::ZERO })
     }
 
-    /// The next part. Fails with what went wrong in the thread, or as `alive` does, which is asked while there is none.
+    /// The next part, which steps may read. Fails with what went wrong in the thread, or as `alive` does, which is asked while there is none.
     pub(crate) fn next(&mut self, alive: &dyn Fn() -> Result<()>) -> Result<Part> {
         let begun = Instant::now();
         let part = loop {
@@ -104,16 +110,19 @@ impl<'scope> Loader<'scope> {
             }
         };
         self.waited += begun.elapsed();
-        part
+        part.and_then(|part| part.room.receive().map(|()| part))
     }
 
     /// Lets the thread fill the part's memory anew.
-    pub(crate) fn give_back(&self, part: Part) {
-        drop(part.batch);
+    pub(crate) fn give_back(&self, part: Part) -> Result<()> {
+        let Part { batch, mut room, .. } = part;
+        drop(batch);
+        room.release()?;
         if let Some((_, free)) = &self.ends {
             // A thread that has loaded all there is wants no more rooms.
-            let _ = free.send(part.room);
+            let _ = free.send(room);
         }
+        Ok(())
     }
 
     /// How long the loop has waited for rows.
@@ -212,7 +221,15 @@ impl Source<'_> {
 
     fn part(&self, split: Split, rows: &[u64], last: bool, ends: &Ends) -> std::result::Result<(), Ended> {
         let mut room = ends.free.recv().map_err(|_| Ended)?;
-        let batch = if rows.is_empty() { Ok(None) } else { self.data.batch(split, rows, &mut room).map(Some) };
+        let mut gather = || {
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            room.ready()?;
+            let batch = self.data.batch(split, rows, &mut room)?;
+            room.send(batch).map(Some)
+        };
+        let batch = gather();
         let failed = batch.is_err();
         let part = batch.map(|batch| Part { rows: rows.to_vec(), batch, last, room });
         ends.ready.send(part).map_err(|_| Ended)?;

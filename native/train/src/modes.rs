@@ -8,14 +8,15 @@
 //! when the others leave. Weights that a forward uses once, which are nearly all, are cast once either way.
 
 use kindling_program::{AutocastMode, GradMode, Scope};
+use tch::Device;
 
 use crate::error::Torch;
 use crate::shim_modes::{Autocast, set_grad_enabled};
-use crate::tensors::run_device;
 
 /// What was switched, and what was there before.
-#[derive(Default)]
 pub(crate) struct Modes {
+    /// The device of the run, whose autocast is switched.
+    device: Device,
     scope: Scope,
     /// The caller's grad mode, once it was switched.
     grad: Option<bool>,
@@ -24,6 +25,10 @@ pub(crate) struct Modes {
 }
 
 impl Modes {
+    pub(crate) fn new(device: Device) -> Modes {
+        Modes { device, scope: Scope::default(), grad: None, autocast: None }
+    }
+
     /// Switches to what `scope` asks for. Nearly always there is nothing to do.
     pub(crate) fn enter(&mut self, scope: Scope) -> Result<(), Torch> {
         if scope.grad != self.scope.grad {
@@ -51,18 +56,18 @@ impl Modes {
         let Some(wanted) = scope.autocast else { return self.leave_region() };
         let before = match self.autocast {
             Some(before) => before,
-            None => *self.autocast.insert(Autocast::current(run_device())?),
+            None => *self.autocast.insert(Autocast::current(self.device)?),
         };
         let state = match wanted {
             AutocastMode::Off => before.off(),
             AutocastMode::On(dtype) => before.on(dtype),
         };
-        state.set(run_device())
+        state.set(self.device)
     }
 
     /// Puts back the caller's autocast, if the thread stands in a region.
     fn leave_region(&mut self) -> Result<(), Torch> {
-        self.autocast.take().map_or(Ok(()), |before| before.set(run_device()))
+        self.autocast.take().map_or(Ok(()), |before| before.set(self.device))
     }
 }
 

@@ -60,8 +60,8 @@ const ALIGNMENT: i64 = 64;
 const TRAINABLE: [Kind; 4] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half];
 
 impl ParameterStore {
-    /// Lays the program's parameters out.
-    pub(crate) fn new(program: &Program) -> Result<ParameterStore> {
+    /// Lays the program's parameters out on `device`.
+    pub(crate) fn new(program: &Program, device: Device) -> Result<ParameterStore> {
         let kind_of = |parameter: &Parameter| tensors::kind_of(parameter.tensor.dtype);
         let first_uses = first_uses(program);
         let trainable_of = |kind: Kind| -> Vec<Segment> {
@@ -92,7 +92,7 @@ impl ParameterStore {
         let mut laid_out = BTreeMap::new();
         for (kind, segments) in by_kind {
             if !segments.is_empty() {
-                flats.push(Flat::new(kind, segments, program, &mut laid_out, &mut places)?);
+                flats.push(Flat::new(kind, segments, (program, device), &mut laid_out, &mut places)?);
             }
         }
         if flats.is_empty() {
@@ -100,7 +100,7 @@ impl ParameterStore {
         }
         let view = |(index, parameter): (usize, &Parameter)| match laid_out.remove(&index) {
             Some(view) => Ok(view),
-            None => tensors::from_data(&parameter.tensor),
+            None => tensors::from_data(&parameter.tensor)?.f_to_device(device).doing("placing a parameter"),
         };
         let views = program.parameters.iter().enumerate().map(view).collect::<Result<_>>()?;
         Ok(ParameterStore { flats, views, places })
@@ -164,7 +164,7 @@ impl Flat {
     fn new(
         own: Kind,
         mut segments: Vec<Segment>,
-        program: &Program,
+        (program, device): (&Program, Device),
         views: &mut BTreeMap<usize, Tensor>,
         places: &mut Vec<Tensor>,
     ) -> Result<Flat> {
@@ -179,13 +179,11 @@ impl Flat {
         }
         let low = matches!(own, Kind::Half | Kind::BFloat16);
         let kind = if low { Kind::Float } else { own };
-        let options = (kind, Device::Cpu);
+        let options = (kind, device);
         let values = Tensor::f_zeros([length], options).doing("allocating the parameters")?;
         let grads = Tensor::f_zeros([length], options).doing("allocating the gradients")?;
-        let lowered = low
-            .then(|| Tensor::f_zeros([length], (own, Device::Cpu)))
-            .transpose()
-            .doing("allocating the parameters")?;
+        let lowered =
+            low.then(|| Tensor::f_zeros([length], (own, device))).transpose().doing("allocating the parameters")?;
         let read = lowered.as_ref().unwrap_or(&values);
         for segment in &segments {
             let Some(data) = data(segment) else { continue };
@@ -254,7 +252,7 @@ pub(crate) mod tests {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
         let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
         program.parameters.reverse();
-        let store = ParameterStore::new(&program).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
         let names: Vec<&str> =
             store.flats[0].segments.iter().map(|s| program.parameters[s.parameter].name.as_str()).collect();
         assert_eq!(names, ["0.bias", "0.weight", "1.bias", "1.weight"], "one node reads a layer's weight and bias");
@@ -267,9 +265,9 @@ pub(crate) mod tests {
     fn parameters_in_half_precision_have_float32_masters_and_gradients() {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
         let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
-        let exact = ParameterStore::new(&program).unwrap();
+        let exact = ParameterStore::new(&program, Device::Cpu).unwrap();
         tests::to_bfloat16(&mut program, |name| name.starts_with("1."));
-        let store = ParameterStore::new(&program).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
         let kinds: Vec<(Kind, Option<Kind>)> =
             store.flats.iter().map(|flat| (flat.kind, flat.lowered.as_ref().map(Tensor::kind))).collect();
         assert_eq!(kinds, [(Kind::Float, None), (Kind::Float, Some(Kind::BFloat16))]);

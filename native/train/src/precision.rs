@@ -14,7 +14,6 @@ use crate::error::{Doing, Error, Result};
 use crate::parameters::ParameterStore;
 use crate::shim::Call;
 use crate::shim_modes::Autocast;
-use crate::tensors::run_device;
 
 /// What forward and loss compute in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -58,25 +57,26 @@ impl Precision {
 
 /// Autocast on this thread for as long as it lives.
 pub(crate) struct Region {
-    before: Option<Autocast>,
+    before: Option<(Autocast, Device)>,
 }
 
 impl Region {
-    pub(crate) fn enter(precision: Precision) -> Result<Region> {
+    /// Switches on the autocast of `device`.
+    pub(crate) fn enter(precision: Precision, device: Device) -> Result<Region> {
         let doing = "switching autocast";
         let Some(dtype) = precision.dtype() else { return Ok(Region { before: None }) };
-        let before = Autocast::current(run_device()).doing(doing)?;
+        let before = Autocast::current(device).doing(doing)?;
         // From here on, dropping the region puts back what was there.
-        let region = Region { before: Some(before) };
-        before.on(Some(dtype)).set(run_device()).doing(doing)?;
+        let region = Region { before: Some((before, device)) };
+        before.on(Some(dtype)).set(device).doing(doing)?;
         Ok(region)
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let Some(before) = self.before.take() else { return };
-        if let Err(error) = before.set(run_device()) {
+        let Some((before, device)) = self.before.take() else { return };
+        if let Err(error) = before.set(device) {
             log::error!("autocast of this thread could not be put back as it was: {error}");
         }
     }
@@ -177,14 +177,14 @@ mod tests {
 
     #[test]
     fn the_thread_has_its_own_autocast_again_after_a_region() {
-        let before = Autocast::current(run_device()).unwrap();
+        let before = Autocast::current(Device::Cpu).unwrap();
         {
-            let _region = Region::enter(Precision::Bf16).unwrap();
-            assert!(Autocast::current(run_device()).unwrap().enabled);
+            let _region = Region::enter(Precision::Bf16, Device::Cpu).unwrap();
+            assert!(Autocast::current(Device::Cpu).unwrap().enabled);
         }
-        assert_eq!(Autocast::current(run_device()).unwrap(), before);
-        let _nothing = Region::enter(Precision::Fp32).unwrap();
-        assert_eq!(Autocast::current(run_device()).unwrap(), before);
+        assert_eq!(Autocast::current(Device::Cpu).unwrap(), before);
+        let _nothing = Region::enter(Precision::Fp32, Device::Cpu).unwrap();
+        assert_eq!(Autocast::current(Device::Cpu).unwrap(), before);
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         let gradient = |meanwhile: &dyn Fn()| -> Vec<f32> {
             // No view of another tensor: of those, autocast keeps no copies anyway.
             let weight = numbers(16, 0.0).detach().set_requires_grad(true);
-            let region = Region::enter(Precision::Bf16).unwrap();
+            let region = Region::enter(Precision::Bf16, Device::Cpu).unwrap();
             let first = numbers(16, 1.0).linear::<&Tensor>(&weight, None);
             meanwhile();
             let loss = (first.sin() + numbers(16, 2.0).linear::<&Tensor>(&weight, None).cos()).sum(Kind::Float);
@@ -205,11 +205,11 @@ mod tests {
         };
         let alone = gradient(&|| {});
         let disturbed = gradient(&|| {
-            std::thread::spawn(|| drop(Region::enter(Precision::Bf16).unwrap())).join().unwrap();
+            std::thread::spawn(|| drop(Region::enter(Precision::Bf16, Device::Cpu).unwrap())).join().unwrap();
         });
         assert_eq!(alone, disturbed);
-        let _own = Region::enter(Precision::Bf16).unwrap();
-        assert!(!Autocast::current(run_device()).unwrap().cache, "the cache is the process's");
+        let _own = Region::enter(Precision::Bf16, Device::Cpu).unwrap();
+        assert!(!Autocast::current(Device::Cpu).unwrap().cache, "the cache is the process's");
     }
 
     /// With parameters of two dtypes, which autocast brings together.
@@ -338,7 +338,7 @@ mod tests {
             parameter.tensor.dtype = kindling_program::DType::Float64;
             parameter.tensor.bytes = kindling_program::Bytes::new(vec![0u8; count * 8]);
         }
-        let store = ParameterStore::new(&program).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
         assert!(Precision::Fp32.check(&store).is_ok());
         assert!(Precision::Bf16.check(&store).unwrap_err().to_string().contains("float32"));
     }

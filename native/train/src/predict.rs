@@ -8,10 +8,10 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::data::ColumnLayout;
+use crate::device::{Device, Place};
 use crate::error::{Doing, Error, Result};
 use crate::loss::{Judge, Loss};
 use crate::runner::{Runner, State};
-use crate::session::Device;
 use crate::{tensors, weights};
 
 /// How a model predicts.
@@ -37,6 +37,7 @@ pub struct Model {
     config: ModelConfig,
     /// What predicts, without its weights' bytes: they are in `state`.
     program: Program,
+    place: Place,
     /// Locked for as long as it takes to make a predictor: libtorch counts the tensors' owners, tch does not say so.
     state: Mutex<State>,
     layouts: Vec<ColumnLayout>,
@@ -73,29 +74,35 @@ impl Model {
             .zip(&program.inputs)
             .map(|(column, input)| ColumnLayout::of_input(column, input))
             .collect::<Result<_>>()?;
-        let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor)).collect::<Result<_>>()?;
-        let state = State::new(&program, parameters)?;
+        let place = Place::open(config.device)?;
+        let _here = place.enter()?;
+        let parameters = program.parameters.iter().map(|p| place.bring(&tensors::from_data(&p.tensor)?));
+        let state = State::new(&program, parameters.collect::<Result<_>>()?, place.tch())?;
         if let Some(bytes) = weights {
             weights::read(&program, &state, bytes)?;
         }
+        // Predictors read it from streams of their own.
+        place.finish()?;
         program.parameters.iter_mut().for_each(|parameter| parameter.tensor.bytes = Bytes::new([]));
         program.buffers.iter_mut().for_each(|buffer| buffer.tensor.bytes = Bytes::new([]));
         program.constants.iter_mut().for_each(|constant| constant.tensor.bytes = Bytes::new([]));
-        Ok(Model { config, program, state: Mutex::new(state), layouts })
+        Ok(Model { config, program, place, state: Mutex::new(state), layouts })
     }
 
     /// A predictor of its own for one more thread, over the same weights.
     pub fn predictor(self: &Arc<Self>) -> Result<Predictor> {
         // Nothing is changed under the lock, so a panic there leaves nothing half done.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let runner = Runner::evaluation(&self.program, &state, 0)?;
-        Ok(Predictor { model: Arc::clone(self), runner, room: Vec::new(), results: Vec::new() })
+        let place = self.place.another()?;
+        let runner = Runner::evaluation(&self.program, &state, 0, place.tch())?;
+        Ok(Predictor { model: Arc::clone(self), place, runner, room: Vec::new(), results: Vec::new() })
     }
 }
 
 /// Runs a [`Model`], with room for a batch of rows. Used by one thread at a time.
 pub struct Predictor {
     model: Arc<Model>,
+    place: Place,
     runner: Runner,
     /// One tensor per input, as many rows as were reserved.
     room: Vec<Tensor>,
@@ -127,8 +134,10 @@ impl Predictor {
                 self.room.first().and_then(|room| room.size().first().copied()).unwrap_or(0)
             ))
         })?;
-        let output = self.run(&inputs)?;
-        self.results = self.model.config.loss.predictions(&output).doing("computing predictions")?;
+        let _here = self.place.enter()?;
+        let output = self.output(&inputs)?;
+        let results = self.model.config.loss.predictions(&output).doing("computing predictions")?;
+        self.results = results.iter().map(to_host).collect::<Result<_>>()?;
         let mut addresses = self.results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
         addresses.resize(2, 0);
         Ok(addresses)
@@ -137,8 +146,15 @@ impl Predictor {
     /// The program's output for inputs of the caller's own, one tensor per input, rows first.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Tensor> {
         let _no_graph = tch::no_grad_guard();
+        let _here = self.place.enter()?;
+        to_host(&self.output(inputs)?)
+    }
+
+    /// The output where it was computed.
+    fn output(&mut self, inputs: &[Tensor]) -> Result<Tensor> {
         let rows = inputs.first().and_then(|input| input.size().first().copied());
-        match self.runner.run(inputs)?.into_iter().next() {
+        let inputs = inputs.iter().map(|input| self.place.bring(input)).collect::<Result<Vec<_>>>()?;
+        match self.runner.run(&inputs)?.into_iter().next() {
             Some(output) if output.size().first().copied() == rows => Ok(output),
             Some(output) => {
                 let rows = rows.unwrap_or(0);
@@ -147,6 +163,10 @@ impl Predictor {
             None => Err(Error::Config("the program returned nothing".to_owned())),
         }
     }
+}
+
+fn to_host(tensor: &Tensor) -> Result<Tensor> {
+    tensor.f_to_device(tch::Device::Cpu).doing("bringing predictions to the host")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::clip::Clip;
 use crate::data::Batch;
+use crate::device::{Device, Place};
 use crate::ema::Averages;
 use crate::error::{Doing, Result};
 use crate::fit::TrainingConfig;
@@ -28,6 +29,8 @@ use crate::sync::Sync;
 ///
 /// A session drives one as a rank of a group; alone, it trains on batches of the caller's own.
 pub struct Replica {
+    /// Where it lives; whoever works on its tensors enters first.
+    pub(crate) place: Place,
     pub(crate) program: Program,
     pub(crate) state: State,
     pub(crate) judge: Judge,
@@ -61,12 +64,24 @@ impl Replica {
     /// Lays the program out for training, with `weights` (safetensors) in place of its own if given.
     /// `rank` chooses the stream of random numbers. A schedule must say its length itself: nobody knows the run's.
     pub fn new(program: Program, weights: Option<&[u8]>, config: &TrainingConfig, rank: usize) -> Result<Replica> {
+        Replica::on(Device::Cpu, program, weights, config, rank)
+    }
+
+    /// The same on a device of the caller's choice.
+    pub fn on(
+        device: Device,
+        program: Program,
+        weights: Option<&[u8]>,
+        config: &TrainingConfig,
+        rank: usize,
+    ) -> Result<Replica> {
         // `train` returns the loss alone.
-        Ok(Replica { counted: false, ..Replica::of_run(program, weights, config, rank, None)? })
+        Ok(Replica { counted: false, ..Replica::of_run(Place::open(device)?, program, weights, config, rank, None)? })
     }
 
     /// The same as a rank of a run of `total` steps.
     pub(crate) fn of_run(
+        place: Place,
         mut program: Program,
         weights: Option<&[u8]>,
         config: &TrainingConfig,
@@ -74,10 +89,12 @@ impl Replica {
         total: Option<u64>,
     ) -> Result<Replica> {
         let judge = Judge::new(&config.loss, &program, config.prediction_output.as_deref())?;
+        let _here = place.enter()?;
+        let device = place.tch();
         let groups = Groups::assign(&mut program, &config.groups, &config.optimizer)?;
-        let parameters = ParameterStore::new(&program)?;
+        let parameters = ParameterStore::new(&program, device)?;
         let views = parameters.views.iter().map(Tensor::shallow_clone).collect();
-        let state = State::new(&program, views)?;
+        let state = State::new(&program, views, device)?;
         if let Some(bytes) = weights {
             crate::weights::read(&program, &state, bytes)?;
             parameters.raise()?;
@@ -88,11 +105,12 @@ impl Replica {
         let schedule = Schedule::new(&config.schedule, total)?;
         optimizer.base().try_for_each(|rate| schedule.check_rate(rate))?;
         let seed = order::mix(config.seed.cast_unsigned() ^ order::mix(rank as u64));
-        let training = Runner::training(&rewritten(&program, config)?, &state, seed)?;
+        let training = Runner::training(&rewritten(&program, config)?, &state, seed, device)?;
         let merged = program.mutated_buffers();
-        let evaluation = Runner::evaluation(&program, &state, seed)?;
+        let evaluation = Runner::evaluation(&program, &state, seed, device)?;
         program.release_bytes();
         Ok(Replica {
+            place,
             program,
             state,
             judge,
@@ -130,10 +148,17 @@ impl Replica {
         labels: impl Into<Option<Tensor>>,
         weights: Option<&Tensor>,
     ) -> Result<f64> {
+        let _here = self.place.enter()?;
         let rows = inputs.first().and_then(|input| input.size().first().copied()).unwrap_or(0);
         let weights =
             weights.map(|weights| weights.f_to_kind(Kind::Double)).transpose().doing("reading the weights")?;
-        let batch = Batch { inputs, labels: labels.into(), weights, rows };
+        let bring = |tensor: &Tensor| self.place.bring(tensor);
+        let batch = Batch {
+            inputs: inputs.iter().map(bring).collect::<Result<_>>()?,
+            labels: labels.into().as_ref().map(bring).transpose()?,
+            weights: weights.as_ref().map(bring).transpose()?,
+            rows,
+        };
         let totals = self.judge.sums(&batch.judged())?;
         let mut alone = Sync::alone();
         self.begin()?;
@@ -153,11 +178,13 @@ impl Replica {
 
     /// The weights as safetensors under PyTorch's names: with `emaDecay`, the averaged ones.
     pub fn weights(&self) -> Result<Vec<u8>> {
+        let _here = self.place.enter()?;
         self.fitted(|| crate::weights::write(&self.program, &self.state))
     }
 
     /// The state of training as safetensors: all that is needed to go on from here bit for bit, except for the rows.
     pub fn save_state(&self) -> Result<Vec<u8>> {
+        let _here = self.place.enter()?;
         crate::state::write(self)
     }
 
@@ -165,6 +192,7 @@ impl Replica {
     /// refused by name; after a failure the replica may be half changed. A state of other ranks only starts new random
     /// numbers, which depend on the seed, the rank and the step.
     pub fn load_state(&mut self, bytes: &[u8]) -> Result<()> {
+        let _here = self.place.enter()?;
         crate::state::read(self, bytes)
     }
 
@@ -187,7 +215,7 @@ impl Replica {
         self.averages.as_ref().map_or(Ok(()), |averages| averages.swap(&self.parameters))
     }
 
-    /// Where the random numbers of training stand: the bytes of `torch.Generator.get_state()`.
+    /// Where the random numbers of training stand: the bytes of `torch.Generator(device).get_state()`.
     pub fn random_state(&self) -> Result<Vec<u8>> {
         self.training.random_state()
     }
@@ -227,7 +255,8 @@ impl Replica {
             return Ok(());
         }
         let Some(part) = part else { return self.training.listen() };
-        let judged = judge(&mut self.training, &self.judge, part, totals, (self.precision, self.counted))?;
+        let judged =
+            judge(&mut self.training, &self.judge, part, totals, (self.precision, self.place.tch(), self.counted))?;
         let loss = self.scaled(&judged.loss)?;
         self.training.after(self.gradients.accumulate(&loss))?;
         self.note(&judged)
@@ -242,7 +271,8 @@ impl Replica {
             }
             return self.gradients.finish(None, sync, self.overlap);
         };
-        let judged = judge(&mut self.training, &self.judge, part, totals, (self.precision, self.counted))?;
+        let judged =
+            judge(&mut self.training, &self.judge, part, totals, (self.precision, self.place.tch(), self.counted))?;
         let loss = self.scaled(&judged.loss)?;
         self.training.after(self.gradients.finish(Some(&loss), sync, self.overlap))?;
         self.note(&judged)
@@ -263,12 +293,12 @@ impl Replica {
     pub(crate) fn evaluate(&mut self, batch: &Batch, epoch: &mut Epoch<'_>) -> Result<()> {
         let sums = self.judge.sums(&batch.judged())?;
         let outputs = {
-            let _autocast = Region::enter(self.precision)?;
+            let _autocast = Region::enter(self.precision, self.place.tch())?;
             self.evaluation.run(&batch.inputs)?
         };
         // Where nothing weighs anything there is no mean.
         if sums.weight > 0.0 {
-            let _autocast = Region::enter(self.precision)?;
+            let _autocast = Region::enter(self.precision, self.place.tch())?;
             let mean = self.judge.judge(&outputs, &batch.judged(), &sums)?;
             epoch.add_loss(mean.f_double_value(&[]).doing("reading the loss")? * sums.weight, sums.weight);
         }
@@ -361,9 +391,9 @@ fn judge(
     judge: &Judge,
     batch: &Batch,
     totals: &Sums,
-    (precision, counted): (Precision, bool),
+    (precision, device, counted): (Precision, tch::Device, bool),
 ) -> Result<Judged> {
-    let _autocast = Region::enter(precision)?;
+    let _autocast = Region::enter(precision, device)?;
     let outputs = runner.run(&batch.inputs)?;
     let loss = judge.judge(&outputs, &batch.judged(), totals)?;
     let right = if counted { judge.right(&outputs, &batch.judged())? } else { None };

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kindling_program::{Arg, Dim, Program, SYNC_BATCH_NORM, ValueId};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::compile::{Step, compile, mark_last_uses, needs_two_rows};
 use crate::error::{Doing, Error, Result};
@@ -29,15 +29,18 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Takes parameters as given and makes the rest from the program.
-    pub(crate) fn new(program: &Program, parameters: Vec<Tensor>) -> Result<State> {
+    /// Takes parameters as given, which are on `device`, and makes the rest from the program there.
+    pub(crate) fn new(program: &Program, parameters: Vec<Tensor>, device: Device) -> Result<State> {
         // Contiguous, as a buffer that was expanded shows one value in many places and cannot be written.
         let buffer = |buffer: &kindling_program::Buffer| {
-            tensors::from_data(&buffer.tensor)?.f_contiguous().doing("reading a buffer of the program")
+            let tensor = tensors::from_data(&buffer.tensor)?.f_contiguous();
+            tensor.and_then(|tensor| tensor.f_to_device(device)).doing("reading a buffer of the program")
         };
         let buffers = program.buffers.iter().map(buffer).collect::<Result<_>>()?;
-        let constants =
-            program.constants.iter().map(|constant| tensors::from_data(&constant.tensor)).collect::<Result<_>>()?;
+        let constant = |constant: &kindling_program::Constant| {
+            tensors::from_data(&constant.tensor)?.f_to_device(device).doing("reading a constant of the program")
+        };
+        let constants = program.constants.iter().map(constant).collect::<Result<_>>()?;
         Ok(State { parameters, buffers, constants })
     }
 }
@@ -51,6 +54,8 @@ pub(crate) struct Runner {
     slots: Vec<Slot>,
     /// Values that stay from run to run: parameters, buffers and constants.
     fixed: Vec<Fixed>,
+    /// Where it runs.
+    device: Device,
     generator: Generator,
     /// A batch norm over single values per row, which cannot train on one row.
     needs_two_rows: Option<String>,
@@ -93,9 +98,10 @@ struct Returned {
 }
 
 impl Runner {
-    /// Compiles `program` over `state` to train. `seed` starts the generator that its random operators draw from.
-    pub(crate) fn training(program: &Program, state: &State, seed: u64) -> Result<Runner> {
-        let mut runner = Runner::new(program, state, seed, &[])?;
+    /// Compiles `program` over `state`, which is on `device`, to train there. `seed` starts the generator that its random
+    /// operators draw from.
+    pub(crate) fn training(program: &Program, state: &State, seed: u64, device: Device) -> Result<Runner> {
+        let mut runner = Runner::new(program, state, seed, device, &[])?;
         runner.group(program);
         runner.counts = Counts::of(program, state)?;
         Ok(runner)
@@ -103,16 +109,16 @@ impl Runner {
 
     /// Compiles what `program` is in evaluation. Running it changes nothing: buffers that it writes into (an exported
     /// graph no longer knows what stood behind `if self.training`) are copied for each run.
-    pub(crate) fn evaluation(program: &Program, state: &State, seed: u64) -> Result<Runner> {
+    pub(crate) fn evaluation(program: &Program, state: &State, seed: u64, device: Device) -> Result<Runner> {
         let program = program.evaluation();
         let random = program.random_nodes();
         if !random.is_empty() {
             log::warn!("nodes {} draw random numbers in evaluation too: predictions will vary", random.join(", "));
         }
-        Runner::new(&program, state, seed, &program.mutated_buffers())
+        Runner::new(&program, state, seed, device, &program.mutated_buffers())
     }
 
-    fn new(program: &Program, state: &State, seed: u64, copied: &[usize]) -> Result<Runner> {
+    fn new(program: &Program, state: &State, seed: u64, device: Device, copied: &[usize]) -> Result<Runner> {
         let keep = |(value, tensor): (ValueId, &Tensor)| Fixed { value, tensor: tensor.shallow_clone(), copied: false };
         let parameters = program.parameters.iter().map(|parameter| parameter.value).zip(&state.parameters);
         let constants = program.constants.iter().map(|constant| constant.value).zip(&state.constants);
@@ -120,7 +126,7 @@ impl Runner {
         for (index, (buffer, tensor)) in program.buffers.iter().zip(&state.buffers).enumerate() {
             fixed.push(Fixed { copied: copied.contains(&index), ..keep((buffer.value, tensor)) });
         }
-        let mut steps = program.nodes.iter().map(compile).collect::<Result<Vec<_>>>()?;
+        let mut steps = program.nodes.iter().map(|node| compile(node, device)).collect::<Result<Vec<_>>>()?;
         mark_last_uses(program, &mut steps);
         let returned = |&value: &ValueId| Returned {
             value,
@@ -135,7 +141,8 @@ impl Runner {
             outputs: program.outputs.iter().map(returned).collect(),
             slots: program.values.iter().map(|_| Slot::Empty).collect(),
             fixed,
-            generator: Generator::new(seed).doing("making a random generator")?,
+            device,
+            generator: Generator::new(seed, device).doing("making a random generator")?,
             norms: None,
             counts: Counts::default(),
             trouble: Trouble::default(),
@@ -155,7 +162,7 @@ impl Runner {
             };
             let inner = steps.by_ref().take(segment.len()).filter_map(step).collect();
             let nodes = program.nodes.get(segment.clone()).unwrap_or_default();
-            self.parts.push(Part::Segment(Segment::new(nodes, inner, program.values.len(), &changing)));
+            self.parts.push(Part::Segment(Segment::new(nodes, inner, program.values.len(), &changing, self.device)));
             done = segment.end;
         }
         self.parts.extend(steps);
@@ -205,7 +212,7 @@ impl Runner {
 
     /// Starts the random numbers of another seed.
     pub(crate) fn reseed(&mut self, seed: u64) -> Result<()> {
-        self.generator = Generator::new(seed).doing("making a random generator")?;
+        self.generator = Generator::new(seed, self.device).doing("making a random generator")?;
         Ok(())
     }
 
@@ -242,7 +249,7 @@ impl Runner {
         }
         let mut within = Within {
             generator: &mut self.generator,
-            modes: Modes::default(),
+            modes: Modes::new(self.device),
             norms: self.norms.as_ref(),
             trouble: &self.trouble,
             moments: Remembered::Nothing,
@@ -304,13 +311,14 @@ impl Returned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     fn runner(layers: &str, seed: u64) -> Runner {
         let text = format!(r#"{{"inputShape":[4],"seed":1,"layers":[{layers}]}}"#);
         let program = Program::read(text.into_bytes()).unwrap();
         let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap()).collect();
-        Runner::training(&program, &State::new(&program, parameters).unwrap(), seed).unwrap()
+        let state = State::new(&program, parameters, Device::Cpu).unwrap();
+        Runner::training(&program, &state, seed, Device::Cpu).unwrap()
     }
 
     fn ones(rows: i64) -> Tensor {
@@ -392,11 +400,11 @@ mod tests {
             Tensor::from_data_size(view.data(), &sizes, Kind::Float)
         };
         let parameters = program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap()).collect();
-        let state = State::new(&program, parameters).unwrap();
+        let state = State::new(&program, parameters, Device::Cpu).unwrap();
         let before: Vec<Tensor> = state.buffers.iter().map(|buffer| buffer.copy()).collect();
-        let evaluated = Runner::evaluation(&program, &state, 1).unwrap().run(&[golden("x")]).unwrap();
+        let evaluated = Runner::evaluation(&program, &state, 1, Device::Cpu).unwrap().run(&[golden("x")]).unwrap();
         assert!(before.iter().zip(&state.buffers).all(|(before, after)| before == after), "evaluation wrote a buffer");
-        let trained = Runner::training(&program, &state, 1).unwrap().run(&[golden("x")]).unwrap();
+        let trained = Runner::training(&program, &state, 1, Device::Cpu).unwrap().run(&[golden("x")]).unwrap();
         let varies = Vec::<f32>::try_from(golden("varies")).unwrap();
         assert_eq!((program.output_names.len(), evaluated.len(), varies.len()), (20, 20, 20));
         for (index, name) in program.output_names.iter().enumerate() {

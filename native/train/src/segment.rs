@@ -16,7 +16,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kindling_program::{Node, Scope, ValueId};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::compile::{Step, Work};
 use crate::error::{Doing, Error, Result, Torch};
@@ -35,6 +35,7 @@ pub(crate) struct Segment {
     /// Those of `reads` that are buffers which the program writes, or what a write returned.
     changing: HashSet<ValueId>,
     random: bool,
+    device: Device,
 }
 
 /// What runs, first and again: never both at once, as backward begins when forward has ended.
@@ -50,11 +51,18 @@ struct Again {
     generator: Option<Generator>,
     norms: Option<Arc<Norms>>,
     moments: VecDeque<Moments>,
+    device: Device,
 }
 
 impl Segment {
-    /// `nodes` and their `steps`; `values` counts those of the program.
-    pub(crate) fn new(nodes: &[Node], steps: Vec<Step>, values: usize, changing: &HashSet<ValueId>) -> Segment {
+    /// `nodes` and their `steps`, compiled for `device`; `values` counts those of the program.
+    pub(crate) fn new(
+        nodes: &[Node],
+        steps: Vec<Step>,
+        values: usize,
+        changing: &HashSet<ValueId>,
+        device: Device,
+    ) -> Segment {
         let mut inside = HashSet::new();
         for node in nodes {
             node.walk(&mut |node| inside.extend(node.defines()));
@@ -66,7 +74,7 @@ impl Segment {
         let changing = reads.iter().copied().filter(|value| changing.contains(value)).collect();
         let random = steps.iter().any(draws);
         let slots = std::iter::repeat_with(Slot::default).take(values).collect();
-        Segment { body: Arc::new(Mutex::new(Body { steps, slots })), reads, changing, random }
+        Segment { body: Arc::new(Mutex::new(Body { steps, slots })), reads, changing, random, device }
     }
 
     /// Runs the nodes for the first time in this step.
@@ -74,7 +82,8 @@ impl Segment {
         let inputs = self.inputs(slots)?;
         let generator = if self.random { Some(within.generator.copied().doing("copying a generator")?) } else { None };
         let norms = within.norms.cloned();
-        let again = Arc::new(Mutex::new(Again { inputs, generator, norms, moments: VecDeque::new() }));
+        let again =
+            Arc::new(Mutex::new(Again { inputs, generator, norms, moments: VecDeque::new(), device: self.device }));
         let (body, known, trouble) = (Arc::clone(&self.body), Arc::clone(&again), within.trouble.clone());
         let recompute = move || match lock(&body).run_again(&mut lock(&known), &trouble) {
             Ok(()) => true,
@@ -136,10 +145,10 @@ impl Body {
         for (value, slot) in again.inputs.drain(..) {
             put(&mut self.slots, value, slot)?;
         }
-        let mut none = Generator::new(0).doing("making a random generator")?;
+        let mut none = Generator::new(0, again.device).doing("making a random generator")?;
         let mut within = Within {
             generator: again.generator.as_mut().unwrap_or(&mut none),
-            modes: Modes::default(),
+            modes: Modes::new(again.device),
             norms: again.norms.as_ref(),
             trouble,
             moments: Remembered::Given(std::mem::take(&mut again.moments)),

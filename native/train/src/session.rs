@@ -14,20 +14,14 @@ use kindling_shards::{self as shards, Budget, Canceller, Column, FetchSpec, Piec
 use serde::Deserialize;
 
 use crate::data::{Elsewhere, RankData};
+use crate::device::{Device, Place};
+use crate::devices::{self, Carriage};
 use crate::error::{Error, Result};
 use crate::fit::{self, TrainingConfig};
 use crate::plan::ShardRef;
 use crate::replica::Replica;
 use crate::report::{Event, FitReport};
 use crate::sync::Sync;
-
-/// Where a replica's tensors live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Device {
-    /// The processor.
-    Cpu,
-}
 
 /// What a rank is told.
 #[derive(Clone, Deserialize)]
@@ -108,7 +102,7 @@ pub struct Session {
 
 enum Stage {
     Opened { replica: Box<Replica>, listener: Listener },
-    Connected { replica: Box<Replica>, communicator: Arc<dyn Communicator>, processes: Vec<String> },
+    Connected { replica: Box<Replica>, communicator: Arc<dyn Communicator>, carriage: Carriage, processes: Vec<String> },
     Busy,
     Trained { replica: Box<Replica> },
     Failed,
@@ -140,7 +134,14 @@ impl Session {
         config.training.check_validation(config.shards.iter().map(|shard| shard.validation_rows).sum())?;
         let rows = config.shards.iter().map(|shard| shard.rows).sum();
         let total = fit::order(&config.training, rows).steps() * config.training.max_epochs;
-        let replica = Box::new(Replica::of_run(program, weights, &config.training, config.rank, Some(total))?);
+        let replica = Box::new(Replica::of_run(
+            Place::open(config.device)?,
+            program,
+            weights,
+            &config.training,
+            config.rank,
+            Some(total),
+        )?);
         let bind = if config.encrypted { Listener::bind_encrypted } else { Listener::bind };
         let listener = bind(&config.host)?;
         let stage = Mutex::new(Stage::Opened { replica, listener });
@@ -163,13 +164,13 @@ impl Session {
                 other => return Err(Error::State { what: "connecting", needed: "opened", found: other.name() }),
             };
         let connected = self.meet(listener, roster);
-        self.settle(connected.map(|communicator| {
+        self.settle(connected.map(|(communicator, carriage)| {
             let processes = roster.iter().map(|endpoint| endpoint.process.clone()).collect();
-            (Stage::Connected { replica, communicator, processes }, ())
+            (Stage::Connected { replica, communicator, carriage, processes }, ())
         }))
     }
 
-    fn meet(&self, listener: Listener, roster: &[Endpoint]) -> Result<Arc<dyn Communicator>> {
+    fn meet(&self, listener: Listener, roster: &[Endpoint]) -> Result<(Arc<dyn Communicator>, Carriage)> {
         if roster.len() != self.config.world {
             return Err(Error::Config(format!(
                 "the roster has {} endpoints for a world of {}",
@@ -188,21 +189,27 @@ impl Session {
             record_folder: self.config.record_folder.clone(),
             ..collective::Options::new(self.config.run.clone(), self.config.attempt, self.config.rank, secret)
         };
-        Ok(collective::connect(listener, roster, options, &self.aborter)?)
+        let nccl = devices::nccl_options(&options);
+        let communicator = collective::connect(listener, roster, options, &self.aborter)?;
+        let waits = self.config.training.sync_batch_norm;
+        let carriage = devices::agree(self.config.device, self.store.process(), waits, &communicator, &nccl)?;
+        Ok((communicator, carriage))
     }
 
     /// Trains to the end. `events` is called on this thread, between steps, on rank 0 only; an error from it ends the
     /// fit. On failure the other ranks are told why.
     pub fn fit(&self, events: &mut dyn FnMut(&Event) -> std::result::Result<(), String>) -> Result<FitReport> {
-        let (mut replica, communicator, processes) =
+        let (mut replica, communicator, carriage, processes) =
             match self.take("fitting", "connected", |stage| matches!(stage, Stage::Connected { .. }))? {
-                Stage::Connected { replica, communicator, processes } => (replica, communicator, processes),
+                Stage::Connected { replica, communicator, carriage, processes } => {
+                    (replica, communicator, carriage, processes)
+                }
                 other => return Err(Error::State { what: "fitting", needed: "connected", found: other.name() }),
             };
         // Thread counts belong to the calling thread, which need not be the one that opened the session.
         tch::set_num_threads(self.config.threads);
         let group = Arc::clone(&communicator);
-        let mut sync = Sync::new(communicator);
+        let mut sync = Sync::new(communicator, replica.place, carriage);
         // Told also when a panic passes through here, before the communicator is dropped without a word.
         let farewell = OnUnwind { session: self };
         let report =

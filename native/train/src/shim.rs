@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 
 use kindling_program::Scalar;
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::Torch;
@@ -59,6 +59,7 @@ unsafe extern "C" {
     fn kd_call_new(name: *const c_char, overload: *const c_char) -> *mut KdCall;
     fn kd_call_free(call: *mut KdCall);
     fn kd_call_is_random(call: *const KdCall) -> bool;
+    fn kd_call_takes(call: *const KdCall, argument: *const c_char) -> bool;
     fn kd_call_set_none(call: *mut KdCall, argument: *const c_char) -> bool;
     fn kd_call_set_int(call: *mut KdCall, argument: *const c_char, value: i64) -> bool;
     fn kd_call_set_float(call: *mut KdCall, argument: *const c_char, value: f64) -> bool;
@@ -79,7 +80,7 @@ unsafe extern "C" {
     fn kd_call_take_list_tensor(call: *mut KdCall, index: usize, element: usize) -> *mut C_tensor;
     fn kd_call_take_number(call: *mut KdCall, index: usize, number: *mut KdNumber) -> bool;
     fn kd_call_clear(call: *mut KdCall);
-    fn kd_generator_new(seed: u64) -> *mut KdGenerator;
+    fn kd_generator_new(seed: u64, gpu: i8) -> *mut KdGenerator;
     fn kd_generator_free(generator: *mut KdGenerator);
     fn kd_generator_clone(generator: *const KdGenerator) -> *mut KdGenerator;
     fn kd_generator_state(generator: *const KdGenerator) -> *mut C_tensor;
@@ -139,6 +140,13 @@ impl Call {
     pub(crate) fn is_random(&self) -> bool {
         // SAFETY: the call lives as long as self.
         unsafe { kd_call_is_random(self.0.as_ptr()) }
+    }
+
+    /// Whether it has an argument of that name.
+    pub(crate) fn takes(&self, argument: &str) -> Result<bool, Torch> {
+        let argument = c_string(argument)?;
+        // SAFETY: the call lives as long as self; the name is read before the shim returns.
+        Ok(unsafe { kd_call_takes(self.0.as_ptr(), argument.as_ptr()) })
     }
 
     pub(crate) fn set(&mut self, argument: &str, value: Constant<'_>) -> Result<(), Torch> {
@@ -284,16 +292,17 @@ pub(crate) fn owned(tensor: *mut C_tensor) -> Result<Tensor, Torch> {
     Ok(unsafe { Tensor::from_ptr(tensor) })
 }
 
-/// A CPU random generator of its own, seeded as `torch.Generator().manual_seed` does.
+/// A random generator of its own for one device, seeded as `torch.Generator(device).manual_seed` does.
 pub(crate) struct Generator(NonNull<KdGenerator>);
 
 // SAFETY: plain values; `&mut` keeps it to one thread at a time.
 unsafe impl Send for Generator {}
 
 impl Generator {
-    pub(crate) fn new(seed: u64) -> Result<Generator, Torch> {
+    pub(crate) fn new(seed: u64, device: Device) -> Result<Generator, Torch> {
+        let gpu = if let Device::Cuda(gpu) = device { i8::try_from(gpu).unwrap_or(0) } else { -1 };
         // SAFETY: takes no pointers.
-        NonNull::new(unsafe { kd_generator_new(seed) }).map(Generator).ok_or_else(last_error)
+        NonNull::new(unsafe { kd_generator_new(seed, gpu) }).map(Generator).ok_or_else(last_error)
     }
 
     /// Another generator that goes on from the same place.

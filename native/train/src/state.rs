@@ -12,7 +12,8 @@
 //! | `random.<rank>` | where the random numbers of a rank stand; a file may hold those of several ranks |
 //!
 //! Counts are in the metadata, as decimal numbers. A state fits a replica of the same program, optimizer and groups; what
-//! does not fit is refused by name. A rank whose random numbers the state does not hold starts new ones.
+//! does not fit is refused by name. A rank whose random numbers the state does not hold, or
+//! that goes on on another kind of device, starts new ones.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -238,9 +239,17 @@ pub(crate) fn read(replica: &mut Replica, bytes: &[u8]) -> Result<()> {
         scaler.steady = file.count("scaleSteady")?;
     }
     match file.tensors.tensor(&format!("random.{}", replica.rank)) {
-        Ok(generator) => replica.training.set_random_state(generator.data()),
-        Err(_) => replica.restart_random(),
+        Ok(generator) if !of_another_device(generator.data(), &replica.training.random_state()?) => {
+            replica.training.set_random_state(generator.data())
+        }
+        Ok(_) | Err(_) => replica.restart_random(),
     }
+}
+
+/// Whether one of two generators is of the CPU and the other of a GPU: neither can go on from the other.
+fn of_another_device(saved: &[u8], own: &[u8]) -> bool {
+    const OF_A_GPU: usize = 16;
+    (saved.len() == OF_A_GPU) != (own.len() == OF_A_GPU)
 }
 
 #[cfg(test)]

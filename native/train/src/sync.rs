@@ -1,17 +1,22 @@
 //! What ranks tell each other while they train: gradients, figures, and buffers at the end of an epoch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kindling_collective::{Buffer, Communicator, DType, ReduceOp, Work};
 use tch::{Kind, Tensor};
 
+use crate::device::Place;
+use crate::devices::Carriage;
 use crate::error::{Doing, Error, Result};
-use crate::tensors::{self, Lent};
+use crate::staging::{self, Staged};
 
 /// One rank's side of the conversation. Alone in the world it says nothing.
 pub(crate) struct Sync {
     communicator: Option<Arc<dyn Communicator>>,
+    place: Place,
+    carriage: Carriage,
     waited: Duration,
     overlapped: Duration,
 }
@@ -19,7 +24,13 @@ pub(crate) struct Sync {
 /// The gradients of one step on their way: all-reduces in flight, in the order in which they were started.
 pub(crate) struct Exchange {
     communicator: Arc<dyn Communicator>,
-    works: Vec<Work>,
+    place: Place,
+    carriage: Carriage,
+    /// Whether buckets are copied to the host and back, as they are on a GPU.
+    staging: bool,
+    works: Vec<(Work, Option<Staged>)>,
+    /// Buckets on their way to the host; their sums start in this order.
+    staged: VecDeque<Staged>,
     /// The first failure; nothing starts after it.
     failure: Option<Error>,
     first_start: Option<Instant>,
@@ -31,15 +42,33 @@ impl Exchange {
     /// Starts the sum of `grads` over the ranks, and lends it to the communicator until it is waited for.
     pub(crate) fn start(&mut self, grads: &Tensor, kind: Kind) {
         self.first_start.get_or_insert_with(Instant::now);
-        let buffer = |region| Ok(Buffer::new(Box::new(region), tensors::wire_dtype(kind)?));
-        let started = Lent::new(grads)
-            .and_then(buffer)
-            .and_then(|buffer| Ok(self.communicator.start_all_reduce(buffer, ReduceOp::Sum)?));
-        match (started, &self.failure) {
-            (_, Some(_)) => {}
-            (Ok(work), None) => self.works.push(work),
-            (Err(error), None) => self.failure = Some(error),
+        if self.failure.is_none() {
+            self.failure = self.try_start(grads, kind).err();
         }
+    }
+
+    fn try_start(&mut self, grads: &Tensor, kind: Kind) -> Result<()> {
+        match &self.carriage {
+            Carriage::Gpus(gpus) => self.works.push((staging::start_on_gpu(&**gpus, grads, kind, &self.place)?, None)),
+            Carriage::Host if self.staging => {
+                self.staged.push_back(Staged::take(grads, kind, self.place.queue())?);
+                self.start_staged(false)?;
+            }
+            Carriage::Host => self.works.push((staging::start(&*self.communicator, grads, kind)?, None)),
+        }
+        Ok(())
+    }
+
+    /// Starts the sums of what has reached the host; of `all` after waiting for it.
+    fn start_staged(&mut self, all: bool) -> Result<()> {
+        while let Some(staged) = self.staged.pop_front() {
+            if !all && !staged.is_copied()? {
+                self.staged.push_front(staged);
+                break;
+            }
+            self.works.push((staged.start(&*self.communicator)?, Some(staged)));
+        }
+        Ok(())
     }
 
     /// Notes that nothing is computed any more while the started sums go on.
@@ -52,9 +81,11 @@ impl Exchange {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
+        self.start_staged(true)?;
         let last = start_figures(&*self.communicator, figures, ReduceOp::Sum)?;
-        for work in self.works.drain(..) {
+        for (work, staged) in self.works.drain(..) {
             work.wait()?;
+            staged.map_or(Ok(()), |staged| staged.give_back())?;
         }
         read_figures(last, figures)
     }
@@ -74,15 +105,16 @@ fn read_figures(work: Work, figures: &mut [f64]) -> Result<()> {
 }
 
 impl Sync {
-    /// A rank of a group.
-    pub(crate) fn new(communicator: Arc<dyn Communicator>) -> Sync {
+    /// A rank of a group, whose gradients are at `place`.
+    pub(crate) fn new(communicator: Arc<dyn Communicator>, place: Place, carriage: Carriage) -> Sync {
         let communicator = (communicator.size() > 1).then_some(communicator);
-        Sync { communicator, waited: Duration::ZERO, overlapped: Duration::ZERO }
+        Sync { communicator, place, carriage, waited: Duration::ZERO, overlapped: Duration::ZERO }
     }
 
     /// A rank that is the whole group.
     pub(crate) fn alone() -> Sync {
-        Sync { communicator: None, waited: Duration::ZERO, overlapped: Duration::ZERO }
+        let (waited, overlapped) = (Duration::ZERO, Duration::ZERO);
+        Sync { communicator: None, place: Place::CPU, carriage: Carriage::Host, waited, overlapped }
     }
 
     /// Number of ranks.
@@ -105,7 +137,11 @@ impl Sync {
     pub(crate) fn exchange(&self) -> Option<Exchange> {
         self.communicator.as_ref().map(|communicator| Exchange {
             communicator: Arc::clone(communicator),
+            place: self.place,
+            carriage: self.carriage.clone(),
+            staging: self.place.queue().is_some(),
             works: Vec::new(),
+            staged: VecDeque::new(),
             failure: None,
             first_start: None,
             overlapped: Duration::ZERO,
@@ -192,6 +228,14 @@ pub(crate) mod tests {
 
     /// Runs `body` on every rank of a group of threads.
     pub(crate) fn ranks<T: Send>(world: usize, body: impl Fn(usize, Sync) -> T + std::marker::Sync) -> Vec<T> {
+        groups(world, |rank, group| body(rank, Sync::new(group, Place::CPU, Carriage::Host)))
+    }
+
+    /// The same with the group itself.
+    pub(crate) fn groups<T: Send>(
+        world: usize,
+        body: impl Fn(usize, Arc<dyn Communicator>) -> T + std::marker::Sync,
+    ) -> Vec<T> {
         let secret = Secret::generate().unwrap();
         let listeners: Vec<Listener> = (0..world).map(|_| Listener::bind("127.0.0.1").unwrap()).collect();
         let roster: Vec<Endpoint> = listeners.iter().map(|listener| listener.endpoint("here")).collect();
@@ -202,12 +246,31 @@ pub(crate) mod tests {
                 let (roster, run, secret, body) = (&roster, &run, secret.clone(), &body);
                 scope.spawn(move || {
                     let options = Options::new(run.clone(), 0, rank, secret);
-                    body(rank, Sync::new(connect(listener, roster, options, &Aborter::new()).unwrap()))
+                    body(rank, connect(listener, roster, options, &Aborter::new()).unwrap())
                 })
             };
             let threads: Vec<_> = listeners.into_iter().enumerate().map(start).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
+    }
+
+    #[test]
+    fn gradients_that_go_by_way_of_the_host_have_the_same_sums() {
+        let sums = |staging: bool| {
+            ranks(2, |rank, mut sync| {
+                let grads: Vec<Tensor> = (0..3).map(|i| Tensor::from_slice(&[rank as f32 + 0.1, i as f32])).collect();
+                let mut exchange = sync.exchange().unwrap();
+                exchange.staging = staging;
+                grads.iter().for_each(|grads| exchange.start(grads, Kind::Float));
+                let mut figures = [rank as f64, 1.0];
+                sync.receive(exchange, &mut figures).unwrap();
+                (grads.iter().map(|grads| Vec::<f32>::try_from(grads).unwrap()).collect::<Vec<_>>(), figures)
+            })
+        };
+        let direct = sums(false);
+        assert_eq!(direct[0].0[2], [0.1f32 + 1.1, 4.0]);
+        assert_eq!(sums(true), direct);
+        assert_eq!(direct[0], direct[1]);
     }
 
     #[test]

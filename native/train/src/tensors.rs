@@ -6,12 +6,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Doing, Error, Result, Torch};
 
-/// The device that programs run on: the one place that decides it. Devices in an exported graph are those of the machine
-/// that exported it, and this one takes their place.
-pub(crate) fn run_device() -> Device {
-    Device::Cpu
-}
-
 /// libtorch's name for a program's dtype.
 pub(crate) fn kind_of(dtype: DType) -> Kind {
     match dtype {
@@ -28,7 +22,7 @@ pub(crate) fn kind_of(dtype: DType) -> Kind {
     }
 }
 
-/// A tensor with the sizes, strides and values of `data`; the bytes are copied.
+/// A CPU tensor with the sizes, strides and values of `data`; the bytes are copied.
 pub(crate) fn from_data(data: &TensorData) -> Result<Tensor> {
     let kind = kind_of(data.dtype);
     if data.sizes.contains(&0) {

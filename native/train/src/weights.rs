@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kindling_program::Program;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Doing, Error, Result};
 use crate::runner::State;
@@ -100,13 +100,14 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype> {
 pub(crate) struct Weight {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Contiguous.
+    /// Contiguous, in the host's memory.
     tensor: Tensor,
 }
 
 impl Weight {
     pub(crate) fn new(name: &str, tensor: &Tensor) -> Result<Weight> {
-        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_contiguous()).doing("reading the weights")?;
+        let here = tensor.f_detach().and_then(|tensor| tensor.f_to_device(Device::Cpu));
+        let tensor = here.and_then(|tensor| tensor.f_contiguous()).doing("reading the weights")?;
         Ok(Weight { dtype: dtype_of(name, tensor.kind())?, shape: shape_of(&tensor), tensor })
     }
 }

@@ -1,8 +1,7 @@
-//! `kindling-steps PROGRAM BATCHES [SETTINGS]`: trains an exported program step by step, as `make bench-programs` asks.
+//! `kindling-steps PROGRAM BATCHES [SETTINGS [DEVICE]]`: trains an exported program step by step, as `make bench-programs` asks.
 //!
 //! BATCHES is a safetensors file of stacked batches: `x0`, `x1`, … and `y`, of shape (steps, rows, …); SETTINGS a JSON object
-//! that takes the place of settings of the training. Says `{}` when it is
-//! ready. Then one line in, one JSON object out: `steps N` trains on the next N batches and answers with their losses and
+//! that takes the place of settings of the training; DEVICE `cpu` (the default) or `cuda:N`. Says `{}` when it is ready. Then one line in, one JSON object out: `steps N` trains on the next N batches and answers with their losses and
 //! the time they took; `peak` answers with the peak of resident memory above what there was before training was set up.
 
 use std::collections::BTreeMap;
@@ -18,16 +17,17 @@ use tch::{Kind, Tensor};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (program, batches, settings) = match arguments.as_slice() {
-        [program, batches] => (program, batches, "{}"),
-        [program, batches, settings] => (program, batches, settings.as_str()),
-        _ => return Err("usage: kindling-steps PROGRAM BATCHES [SETTINGS]".into()),
+    let (program, batches, settings, device) = match arguments.as_slice() {
+        [program, batches] => (program, batches, "{}", "cpu"),
+        [program, batches, settings] => (program, batches, settings.as_str(), "cpu"),
+        [program, batches, settings, device] => (program, batches, settings.as_str(), device.as_str()),
+        _ => return Err("usage: kindling-steps PROGRAM BATCHES [SETTINGS [DEVICE]]".into()),
     };
     tch::set_num_threads(1);
     let batches = Batches::read(Path::new(batches))?;
     let program = read_program(Path::new(program))?;
     let before = Memory::mark()?;
-    let mut replica = Replica::new(program, None, &config(settings)?, 0)?;
+    let mut replica = Replica::on(device.parse()?, program, None, &config(settings)?, 0)?;
     let mut next = 0;
     answer(&json!({}))?;
     for line in std::io::stdin().lock().lines() {

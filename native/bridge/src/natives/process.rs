@@ -52,7 +52,13 @@ impl From<LogLevel> for log::LevelFilter {
 struct Capabilities {
     kindling: &'static str,
     libtorch: String,
-    device: [&'static str; 1],
+    /// What can be computed on.
+    device: Vec<&'static str>,
+    /// The GPUs that the driver shows to this process, by name, if this libtorch is one for GPUs.
+    gpus: Vec<String>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_gpu: Option<String>,
     /// What a rank shares with each other one of its machine, for the estimate of memory.
     shared_bytes_per_peer: u64,
 }
@@ -68,10 +74,16 @@ fn start<'local>(env: &mut Env<'local>, _: JClass<'local>, config: JByteArray<'l
 native! { fn capabilities() -> jbyte[] }
 
 fn capabilities<'local>(env: &mut Env<'local>, _: JClass<'local>) -> Result<JByteArray<'local>, Failure> {
+    let (gpus, no_gpu) = match kindling_train::gpus() {
+        Ok(gpus) => (gpus, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
     let capabilities = Capabilities {
         kindling: env!("CARGO_PKG_VERSION"),
         libtorch: kindling_train::libtorch_version(),
-        device: ["cpu"],
+        device: if gpus.is_empty() { vec!["cpu"] } else { vec!["cpu", "cuda"] },
+        gpus,
+        no_gpu,
         shared_bytes_per_peer: kindling_collective::SHARED_BYTES_PER_PEER,
     };
     json_array(env, &capabilities, "the capabilities")

@@ -14,7 +14,7 @@ const LAYERS: usize = 20;
 fn deep() -> ParameterStore {
     let dense = r#"{"type":"dense","units":64}"#;
     let layers = format!(r#"{{"inputShape":[64],"seed":1,"layers":[{}]}}"#, [dense; LAYERS].join(","));
-    ParameterStore::new(&Program::read(layers.into_bytes()).unwrap()).unwrap()
+    ParameterStore::new(&Program::read(layers.into_bytes()).unwrap(), tch::Device::Cpu).unwrap()
 }
 
 /// A loss whose gradients are `factors`, one per position.

@@ -92,7 +92,7 @@ fn every_part_holds_the_rows_of_the_order_with_their_labels_and_weights() {
         let order = fit::order(&config, 37);
         let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 2) };
         std::thread::scope(|scope| {
-            let mut loader = Loader::start(scope, 0, source).unwrap();
+            let mut loader = Loader::start(scope, 0, source, None).unwrap();
             let mut next = || {
                 let part = loader.next(&fine).unwrap();
                 let batch = part.batch.as_ref().unwrap();
@@ -106,7 +106,7 @@ fn every_part_holds_the_rows_of_the_order_with_their_labels_and_weights() {
                     rows.iter().map(|row| 1.0 + row).collect::<Vec<_>>()
                 );
                 let (rows, last) = (part.rows.clone(), part.last);
-                loader.give_back(part);
+                loader.give_back(part).unwrap();
                 (rows, last)
             };
             for (epoch, steps) in [(0, 2..6), (1, 0..6)] {
@@ -162,7 +162,7 @@ fn the_thread_is_at_most_two_parts_ahead_and_fills_the_same_memory_again() {
     let order = fit::order(&config, 40);
     let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 0) };
     std::thread::scope(|scope| {
-        let mut loader = Loader::start(scope, 0, source).unwrap();
+        let mut loader = Loader::start(scope, 0, source, None).unwrap();
         let address = |part: &Part| part.batch.as_ref().unwrap().inputs.first().unwrap().data_ptr() as usize;
         let mut held: Vec<Part> = (0..ROOMS).map(|_| loader.next(&fine).unwrap()).collect();
         // No room is left, so the thread waits, and the loop learns of an abort though nothing comes.
@@ -175,7 +175,7 @@ fn the_thread_is_at_most_two_parts_ahead_and_fills_the_same_memory_again() {
         assert!(asked.get());
         let first = held.remove(0);
         let memory = address(&first);
-        loader.give_back(first);
+        loader.give_back(first).unwrap();
         assert_eq!(address(&loader.next(&fine).unwrap()), memory);
         // Dropped with parts in the loop's hands and a run that is not over: ends all the same.
     });
@@ -189,7 +189,7 @@ fn an_error_of_the_thread_comes_after_the_parts_before_it_and_is_its_last_word()
             ends.ready.send(Ok(Part { rows: vec![1], batch: None, last: true, room })).unwrap();
             ends.ready.send(Err(Error::Data("row 2 is gone".to_owned()))).unwrap();
         };
-        let mut loader = Loader::spawn(scope, 0, load).unwrap();
+        let mut loader = Loader::spawn(scope, 0, None, load).unwrap();
         assert_eq!(loader.next(&fine).unwrap().rows, [1]);
         assert_eq!(loader.next(&fine).map(drop).unwrap_err().to_string(), "row 2 is gone");
         let error = loader.next(&fine).map(drop).unwrap_err();
@@ -200,7 +200,7 @@ fn an_error_of_the_thread_comes_after_the_parts_before_it_and_is_its_last_word()
 #[test]
 fn a_panic_of_the_thread_is_an_error_of_the_loop() {
     std::thread::scope(|scope| {
-        let mut loader = Loader::spawn(scope, 0, |_: Ends| panic!("a bug")).unwrap();
+        let mut loader = Loader::spawn(scope, 0, None, |_: Ends| panic!("a bug")).unwrap();
         let error = loader.next(&fine).map(drop).unwrap_err().to_string();
         assert_eq!(error, "the thread that gathers batches panicked: a bug");
     });
@@ -215,7 +215,7 @@ fn rows_that_cannot_be_gathered_fail_the_step_that_needs_them() {
     data.lose_shards();
     let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 0) };
     std::thread::scope(|scope| {
-        let mut loader = Loader::start(scope, 0, source).unwrap();
+        let mut loader = Loader::start(scope, 0, source, None).unwrap();
         let error = loader.next(&fine).map(drop).unwrap_err();
         assert!(error.to_string().contains("a row that this rank does not hold"), "{error}");
     });

@@ -43,5 +43,5 @@ fn positive_weights(weights: &[f64], output: &Tensor) -> Result<Tensor> {
             output.size()
         )));
     }
-    vector(weights, output.kind())
+    vector(weights, output)
 }

@@ -25,7 +25,7 @@ pub(crate) fn judge(loss: &Loss, output: &Tensor, rows: &Rows<'_>, reduce: &Redu
     };
     match loss {
         Loss::CrossEntropy { class_weights, label_smoothing, ignore_index } => {
-            let weights = class_weights.as_deref().map(|weights| class_tensor(weights, classes, output.kind()));
+            let weights = class_weights.as_deref().map(|weights| class_tensor(weights, classes, output));
             let weights = weights.transpose()?;
             let labels = rows.labels()?;
             let soft = labels.kind() != Kind::Int64;
@@ -54,14 +54,14 @@ pub(crate) fn judge(loss: &Loss, output: &Tensor, rows: &Rows<'_>, reduce: &Redu
     }
 }
 
-fn class_tensor(weights: &[f64], classes: i64, kind: Kind) -> Result<Tensor> {
+fn class_tensor(weights: &[f64], classes: i64, output: &Tensor) -> Result<Tensor> {
     if weights.len() as i64 != classes {
         return Err(Error::Config(format!(
             "classWeights has {} weights and the program has {classes} classes",
             weights.len()
         )));
     }
-    vector(weights, kind)
+    vector(weights, output)
 }
 
 /// Integer labels as (rows, positions…).

@@ -355,7 +355,7 @@ fn label_weights(
     if let Some(class_weights) = class_weights {
         // An ignored label need not be a class; any class will do, as it weighs nothing.
         let classes = labels.f_masked_fill(&kept.f_logical_not()?, 0)?.f_reshape([-1])?;
-        let each = Tensor::from_slice(class_weights).f_index_select(0, &classes)?;
+        let each = Tensor::from_slice(class_weights).f_to_device(labels.device())?.f_index_select(0, &classes)?;
         weights = weights.f_mul(&each.f_view_as(&weights)?)?;
     }
     if let Some(rows) = rows {
@@ -389,7 +389,8 @@ pub(crate) fn shaped_like(loss: &Loss, output: &Tensor, rows: &Rows<'_>) -> Resu
     labels.f_to_kind(output.kind()).and_then(|labels| labels.f_view_as(output)).doing("shaping the labels")
 }
 
-/// Numbers as a tensor.
-pub(crate) fn vector(values: &[f64], kind: Kind) -> Result<Tensor> {
-    Tensor::from_slice(values).f_to_kind(kind).doing("laying out weights")
+/// Numbers as a tensor of the output's type, where the output is.
+pub(crate) fn vector(values: &[f64], output: &Tensor) -> Result<Tensor> {
+    let values = Tensor::from_slice(values).f_to_kind(output.kind());
+    values.and_then(|values| values.f_to_device(output.device())).doing("laying out weights")
 }

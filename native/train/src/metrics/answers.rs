@@ -1,7 +1,7 @@
 //! Outputs and labels as what was answered, what is right, and what it weighs.
 
 use kindling_program::TensorMeta;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::Metric;
 use crate::error::{Doing, Result};
@@ -66,12 +66,12 @@ pub(super) struct Answered {
     pub(super) score: Option<Tensor>,
 }
 
-/// The weights of rows, float64, in a shape that broadcasts over (rows, …) with `dims` dimensions.
-fn weights(rows: &Rows<'_>, dims: usize) -> std::result::Result<Tensor, TchError> {
+/// The weights of rows on `device`, float64, in a shape that broadcasts over (rows, …) with `dims` dimensions.
+fn weights(rows: &Rows<'_>, dims: usize, device: Device) -> std::result::Result<Tensor, TchError> {
     let shape: Vec<i64> = (0..dims.max(1)).map(|dim| if dim == 0 { rows.count } else { 1 }).collect();
     match rows.weights {
         Some(weights) => weights.f_to_kind(Kind::Double)?.f_reshape(&shape),
-        None => Tensor::f_ones(&shape, (Kind::Double, tch::Device::Cpu)),
+        None => Tensor::f_ones(&shape, (Kind::Double, device)),
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn classes(output: &Tensor, rows: &Rows<'_>, ignored: Option<i64>, to
         let answer = output.f_argmax(1, false)?;
         let soft = labels.kind() != Kind::Int64;
         let truth = if soft { labels.f_view_as(output)?.f_argmax(1, false)? } else { labels.f_view_as(&answer)? };
-        let mut weights = weights(rows, answer.dim())?.f_expand_as(&answer)?;
+        let mut weights = weights(rows, answer.dim(), output.device())?.f_expand_as(&answer)?;
         let mut truth = truth;
         if let Some(ignored) = ignored.filter(|_| !soft) {
             let left_out = truth.f_eq(ignored)?;
@@ -124,7 +124,7 @@ pub(super) fn yes_no(output: &Tensor, rows: &Rows<'_>, boundary: f64, label: f64
             classes: 2,
             answer: flat.f_gt(boundary)?.f_to_kind(Kind::Int64)?.f_reshape([-1])?,
             truth: labels.f_view_as(&flat)?.f_gt(label)?.f_to_kind(Kind::Int64)?.f_reshape([-1])?,
-            weights: weights(rows, 2)?.f_expand_as(&flat)?.f_reshape([-1])?,
+            weights: weights(rows, 2, output.device())?.f_expand_as(&flat)?.f_reshape([-1])?,
             among: None,
             score: Some(flat.f_to_kind(Kind::Double)?.f_reshape([-1])?),
         })
@@ -138,7 +138,8 @@ pub(super) fn numbers(output: &Tensor, rows: &Rows<'_>, log: bool) -> Result<(Te
     let read = || -> std::result::Result<_, TchError> {
         let output = output.f_reshape([rows.count, -1])?.f_to_kind(Kind::Double)?;
         let labels = labels.f_view_as(&output)?.f_to_kind(Kind::Double)?;
-        Ok((if log { output.f_exp()? } else { output }, labels, weights(rows, 2)?))
+        let weights = weights(rows, 2, output.device())?;
+        Ok((if log { output.f_exp()? } else { output }, labels, weights))
     };
     read().doing("reading the predictions")
 }

@@ -42,7 +42,11 @@ public final class Native {
   /** Sets the process up; the last call wins. {@code {"logLevel": "off|error|warn|info|debug|trace"}}. */
   public static native void start(byte[] config);
 
-  /** What this library is and can do: {@code {"kindling", "libtorch", "device": ["cpu"], "sharedBytesPerPeer"}}. */
+  /**
+   * What this library is and can do: {@code {"kindling", "libtorch", "device": ["cpu"], "gpus": [], "noGpu",
+   * "sharedBytesPerPeer"}}. {@code device} has "cuda" too, and {@code gpus} their names, where this libtorch and the driver offer GPUs;
+   * where not, {@code noGpu} says why.
+   */
   public static native byte[] capabilities();
 
   /** Describes a program without running it. {@code program}: a raw .pt2 archive or a layer list. */
