@@ -1,4 +1,4 @@
-"""program_rank.py NET STATE BATCHES default|fused: what kindling-steps does, in Python PyTorch. See programs.py."""
+"""program_rank.py NET STATE BATCHES default|fused DEVICE: what kindling-steps does, in PyTorch. See programs.py."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def answer(value: dict[str, object]) -> None:
 
 
 def main() -> None:
-    name, state, batches_file, optimizer_name = sys.argv[1:]
+    name, state, batches_file, optimizer_name, device = sys.argv[1:]
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # as Kindling has it: float32 is float32
     batches = load_file(batches_file)
     labels = batches.pop("y")
     inputs = [batches[f"x{i}"] for i in range(len(batches))]
@@ -35,6 +36,7 @@ def main() -> None:
     net.load_state_dict(torch.load(state))
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
+    net.to(device)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-3, weight_decay=0.01, fused=optimizer_name == "fused")
     next_step = 0
@@ -48,7 +50,7 @@ def main() -> None:
         begun = time.perf_counter()
         for step in range(next_step, next_step + int(count)):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(*(x[step] for x in inputs)), labels[step])
+            loss = nn.functional.cross_entropy(net(*(x[step].to(device) for x in inputs)), labels[step].to(device))
             losses.append(loss.item())
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

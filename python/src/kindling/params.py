@@ -132,7 +132,7 @@ class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabi
         TypeConverters.toString,
         "a column for the predicted class as the string that it stands for, where the label is in indexCols",
     )
-    device: Param[str] = param("device", TypeConverters.toString, "where to compute: auto or cpu")
+    device: Param[str] = param("device", TypeConverters.toString, "where to compute: auto, cpu or cuda")
     inferBatchSize: Param[int] = param("inferBatchSize", TypeConverters.toInt, "rows predicted at once")
     libtorch: Param[str] = param(
         "libtorch",

@@ -2,6 +2,7 @@ package kindling
 
 import kindling.internal.{
   FeatureLayout,
+  Gpus,
   HandleInvalid,
   Indexing,
   Loss,
@@ -94,6 +95,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
       get(predictionOutput),
       getInferBatchSize,
       sc.getConf.getInt("spark.task.cpus", 1),
+      Gpus.choose(getDevice, sc.getConf.getOption, sc.isLocal, ranks = 1),
       NativeLoading.of(sc.getConf.getOption, getLibtorch)
     )
     prediction(data)

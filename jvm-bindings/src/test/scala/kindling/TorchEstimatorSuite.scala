@@ -2,7 +2,7 @@ package kindling
 
 import java.nio.file.{Files, Paths}
 
-import kindling.internal.RunsOver
+import kindling.internal.{Json, Native, RunsOver}
 import org.apache.spark.ml.{Pipeline, PipelineModel}
 import org.apache.spark.ml.attribute.{Attribute, AttributeGroup, NumericAttribute}
 import org.apache.spark.ml.evaluation.MulticlassClassificationEvaluator
@@ -220,6 +220,17 @@ class TorchEstimatorSuite extends SparkSuite {
     ))).contains("nothing to train on"))
     val large = data.withColumn("label", f.col("label") + 1)
     assert(message[IllegalArgumentException](estimator.fit(large)).contains("is 3, but the program has 3 classes"))
+  }
+
+  nativeTest("a GPU that the machine does not have is refused with the reason, by fit and by transform") {
+    val data = blobs(30)
+    val model = estimator.fit(data).setDevice("cuda")
+    assume(Json.parse(Native.capabilities()).has("noGpu"), "there is a GPU here")
+    val fitting = message[IllegalArgumentException](estimator.setDevice("cuda").fit(data))
+    assert(fitting.startsWith("device is cuda:0, but ") && fitting.endsWith(", or set device to cpu"), fitting)
+    val failure = intercept[Exception](model.transform(data).collect())
+    val causes = Iterator.iterate[Throwable](failure)(_.getCause).takeWhile(_ != null)
+    assert(causes.exists(cause => String.valueOf(cause.getMessage).contains(fitting)), failure)
   }
 
   nativeTest("a network is shaped by the first row's vector when the schema does not say it") {

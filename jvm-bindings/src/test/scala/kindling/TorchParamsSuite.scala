@@ -189,7 +189,7 @@ class TorchParamsSuite extends SparkSuite {
       (() => e.setActivationCheckpointing(","), "but is \",\""),
       (() => e.setActivationCheckpointing("a,,b"), "but is \"a,,b\""),
       (() => e.setActivationCheckpointing("""["a"]"""), "with commas between them"),
-      (() => e.setDevice("cuda"), "device is cuda"),
+      (() => e.setDevice("gpu"), "device must be one of auto, cpu, cuda"),
       (() => e.setHandleInvalid("drop"), "handleInvalid must be one of error, skip, keep"),
       (() => e.setHeartbeatInterval(0.04), "heartbeatInterval must be a number of at least 0.05, but is 0.04"),
       (() => e.setStallWarning(0), "stallWarning must be a number above 0, but is 0.0"),

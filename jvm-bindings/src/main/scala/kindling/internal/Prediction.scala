@@ -2,6 +2,8 @@ package kindling.internal
 
 import java.security.MessageDigest
 
+import com.fasterxml.jackson.databind.node.ObjectNode
+import org.apache.spark.TaskContext
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.sql.{DataFrame, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
@@ -22,6 +24,7 @@ private[kindling] final class Prediction(
     predictionOutput: Option[String],
     batchSize: Int,
     threads: Int,
+    device: DeviceChoice,
     loading: NativeLoading
 ) {
 
@@ -33,6 +36,7 @@ private[kindling] final class Prediction(
       program,
       contentId,
       Json.bytes(config),
+      device,
       layout,
       PredictedColumn.of(columns, output, label),
       handleInvalid,
@@ -44,7 +48,7 @@ private[kindling] final class Prediction(
   }
 
   private def config = {
-    val root = Json.obj().put("threads", threads).put("device", "cpu")
+    val root = Json.obj().put("threads", threads)
     predictionOutput.foreach(root.put("predictionOutput", _))
     Json.set(root, "loss", loss.json)
     Json.set(root, "columns", Json.array(layout.columns.map(ColumnSpec.json)))
@@ -68,6 +72,7 @@ private[kindling] final class PredictionTask(
     network: Broadcast[(Array[Byte], Array[Byte])],
     val contentId: String,
     config: Array[Byte],
+    device: DeviceChoice,
     val layout: FeatureLayout,
     val columns: Seq[PredictedColumn],
     val handleInvalid: HandleInvalid,
@@ -95,9 +100,11 @@ private[kindling] final class PredictionTask(
 
   def borrow(): ModelPool.Lease = {
     NativeLibrary.load(loading): Unit
-    ModelPool.shared.borrow(contentId) {
+    val here = device.device(Option(TaskContext.get()).fold(0)(_.partitionId()))
+    // Weights are shared by the tasks of one device.
+    ModelPool.shared.borrow(s"$contentId $here") {
       val (program, weights) = network.value
-      Native.modelOpen(config, program, weights)
+      Native.modelOpen(Json.bytes(Json.parse(config).asInstanceOf[ObjectNode].put("device", here)), program, weights)
     }
   }
 }

@@ -21,6 +21,7 @@ private[kindling] final class RankPlan(
     val world: Int,
     val secret: String,
     val threads: Int,
+    val device: DeviceChoice,
     val settings: Settings,
     val shards: Seq[ShardReport],
     val channel: String,
@@ -78,7 +79,8 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
   private def open(context: BarrierTaskContext, rank: Int, liveRuns: Seq[String]): RankTask.Open = {
     NativeLibrary.load(plan.loading): Unit
     val host = RankTask.hostOf(context.getTaskInfos()(rank).address)
-    val session = Native.sessionOpen(Json.bytes(SessionConfig.json(plan, rank, host, liveRuns)), program.value, null)
+    val config = SessionConfig.json(plan, rank, host, plan.device.device(rank), liveRuns)
+    val session = Native.sessionOpen(Json.bytes(config), program.value, null)
     try {
       val endpoint = Json.parse(Native.sessionEndpoint(session))
       plan.dropDuplicates(endpoint.path("process").asText)

@@ -6,7 +6,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode
 /** The configuration of a session as the native library reads it. Unknown keys are refused there, so nothing extra is sent. */
 private[kindling] object SessionConfig {
 
-  def json(plan: RankPlan, rank: Int, host: String, liveRuns: Seq[String]): ObjectNode = {
+  def json(plan: RankPlan, rank: Int, host: String, device: String, liveRuns: Seq[String]): ObjectNode = {
     val settings = plan.settings
     val root = Json
       .obj()
@@ -17,7 +17,7 @@ private[kindling] object SessionConfig {
       .put("secret", plan.secret)
       .put("host", host)
       .put("threads", plan.threads)
-      .put("device", "cpu")
+      .put("device", device)
       .put("rendezvousTimeoutMs", settings.rendezvousTimeoutMs)
       .put("collectiveTimeoutMs", settings.collectiveTimeoutMs)
       .put("heartbeatMs", settings.heartbeatMs)

@@ -241,13 +241,8 @@ private[kindling] trait TorchParams
   final val device: Param[String] = new Param[String](
     this,
     "device",
-    "where tensors live: auto or cpu",
-    (value: String) =>
-      if (value == "cuda")
-        throw new IllegalArgumentException(
-          "device is cuda, which this version of Kindling does not train on yet: use auto or cpu"
-        )
-      else Check.oneOf("device", "auto", "cpu")(value)
+    "where to compute: cpu, cuda (a GPU for each task), or auto (cuda where Spark gives its tasks GPUs, else cpu)",
+    Check.oneOf("device", "auto", "cpu", "cuda")
   )
 
   final val libtorch: Param[String] = new Param[String](

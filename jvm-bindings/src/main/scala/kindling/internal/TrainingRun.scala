@@ -48,9 +48,11 @@ private[kindling] final class TrainingRun(
     val settings = Settings.of(params, validation.isDefined)
     TrainingRun.checkCluster(sc)
     val network = NetworkSettings.of(sc.getConf)
+    val device = Gpus.choose(settings.device, sc.getConf.getOption, sc.isLocal, settings.numWorkers)
     val loading = NativeLoading.of(sc.getConf.getOption, params.getLibtorch)
     try NativeLibrary.load(loading): Unit
     catch Failures.ofLoading
+    device.check()
     tagged {
       val program = ProgramSource.resolve(params, data, sc.hadoopConfiguration)
       def laidOut(indexing: Indexing) = {
@@ -64,7 +66,9 @@ private[kindling] final class TrainingRun(
       // Columns that do not fit are refused before the data is read for the vocabularies.
       laidOut(Indexing.of(params)): Unit
       TrainingRun.checkResultSize(sc, program.description)
-      val trained = TrainingRun.trained(program, settings)
+      val outlined = TrainingRun.trained(program, settings)
+      // What is trained lies on the GPU, beside what the host holds of the program.
+      val trained = if (device.onGpu) outlined.copy(trainableElements = 0) else outlined
       val slots = Slots.of(sc)
       slots.requireTotal(settings.numWorkers, settings.slotTimeoutMs)
       // Reading the data may take long, so ranks that cannot fit even without it are refused before.
@@ -97,6 +101,7 @@ private[kindling] final class TrainingRun(
           settings.numWorkers,
           secret,
           sc.getConf.getInt("spark.task.cpus", 1),
+          device,
           settings,
           stored.map(_.report),
           tag,

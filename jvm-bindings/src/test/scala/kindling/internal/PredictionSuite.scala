@@ -184,7 +184,7 @@ class PredictionSuite extends SparkSuite with AdaptiveSparkPlanHelper {
       val ids = frame.queryExecution.analyzed.collect { case KindlingPredict(task: PredictionTask, _, _, _) =>
         task.contentId
       }
-      ids.foreach(id => assert(ModelPool.shared.lent(id) === 0))
+      ids.foreach(id => assert(ModelPool.shared.lent(s"$id cpu") === 0))
       assert(ids.size === 1)
     }
   }

@@ -229,8 +229,10 @@ class TrainingRunPartsSuite extends AnyFunSuite {
       val columns = Seq(NativeColumn("x", Role.Input, DType.Float32, 1, Filling.Scalars(Nil)))
       val loading = NativeLoading(None, None, "", Nil)
       val memory = ShardMemory(None, onDisk = false)
-      val plan = new RankPlan("run", 1, 2, "00", 1, settings, Seq(shard), "c", loading, network, columns, memory)
-      SessionConfig.json(plan, 1, "h1", Seq("run", "other"))
+      val device = Gpus.choose("cpu", _ => None, local = true, ranks = 2)
+      val plan =
+        new RankPlan("run", 1, 2, "00", 1, device, settings, Seq(shard), "c", loading, network, columns, memory)
+      SessionConfig.json(plan, 1, "h1", "cuda:1", Seq("run", "other"))
     }
     val plain = config()
     assert((plain.get("heartbeatMs").asLong, plain.get("stallWarningMs").asLong) === ((250L, 7000L)))
@@ -238,7 +240,7 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     assert(plain.get("shards").get(0).get("endpoint").get("port").asInt === 1 && plain.get("columns").size === 1)
     assert(plain.get("liveRuns").toString === """["run","other"]""")
     assert(plain.get("encrypted").isBoolean && !plain.get("encrypted").asBoolean && !plain.has("recordFolder"))
-    assert(plain.get("socketsPerLink").asInt === 1)
+    assert(plain.get("socketsPerLink").asInt === 1 && plain.get("device").asText === "cuda:1")
     val training = plain.get("training")
     assert(training.get("syncBatchNorm").asBoolean && training.get("activationCheckpointing").isInt)
     val told = config(
