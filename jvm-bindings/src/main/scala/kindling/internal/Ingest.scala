@@ -75,11 +75,14 @@ private[kindling] final class Ingest(
         val task = (context: TaskContext, rows: Iterator[InternalRow]) =>
           ingest.partition(context)((writer, split) => new RowLoop(rows, writer, split))
         sc.runJob(rdd, task, rdd.partitions.indices, collect)
-      case RowSource.Batches(batches, ordinals, _) =>
+      case RowSource.Batches(batches, ordinals, _, filter) =>
         val rdd = Ingest.beside(batches)
         val task = (context: TaskContext, batches: Iterator[ColumnarBatch]) =>
           ingest.partition(context)((writer, split) =>
-            new BatchLoop(batches, new BatchReader(layout, handleInvalid, ordinals, writer, split))
+            new BatchLoop(
+              batches,
+              new BatchReader(layout, handleInvalid, ordinals, writer, split, filter.map(_.open(context.partitionId())))
+            )
           )
         sc.runJob(rdd, task, rdd.partitions.indices, collect)
     }

@@ -3,7 +3,7 @@ package kindling.internal
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.{classic, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.{Alias, Attribute, NamedExpression}
+import org.apache.spark.sql.catalyst.expressions.{Alias, And, Attribute, Expression, NamedExpression, PlanExpression}
 import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.internal.SQLConf
@@ -22,9 +22,14 @@ private[kindling] object RowSource {
     def text: String = s"row by row, because $why"
   }
 
-  /** `ordinals` are the columns of a batch that the layout selects, in its order. */
-  final case class Batches(rdd: RDD[ColumnarBatch], ordinals: Array[Int], from: String) extends RowSource {
-    def text: String = s"by columns, in the batches of $from"
+  /** `ordinals` are the columns of a batch that the layout selects, in its order; of its rows, `filter` says which. */
+  final case class Batches(
+      rdd: RDD[ColumnarBatch],
+      ordinals: Array[Int],
+      from: String,
+      filter: Option[BatchFilter] = None
+  ) extends RowSource {
+    def text: String = s"by columns, in the batches of $from${filter.fold("")(_ => ", of which a filter chooses rows")}"
   }
 
   /** `data` is projected to the layout's columns. */
@@ -40,24 +45,24 @@ private[kindling] object RowSource {
       case None =>
         val plan = selected.queryExecution.executedPlan
         batches(plan, plan.output.indices, selected.sparkSession.sessionState.conf) match {
-          case Right((child, ordinals)) =>
-            Batches(columnar(child, selected), ordinals.toArray, named(child))
+          case Right(found) =>
+            val filter = found.conditions.reduceOption(And).map(BatchFilter(_, found.plan.output))
+            Batches(columnar(found.plan, selected), found.ordinals.toArray, named(found.plan), filter)
           case Left(why) => rows(why)
         }
     }
   }
 
+  /** A plan that makes batches, which of its columns are wanted, and what the rows that are wanted must fulfil. */
+  private final case class Found(plan: SparkPlan, ordinals: Seq[Int], conditions: Seq[Expression] = Nil)
+
   /**
    * The part of the plan that makes batches and which of its columns are the plan's, looking through what only renames or reorders
-   * columns; or why there is none.
+   * columns or drops rows by what is in them; or why there is none.
    */
-  private def batches(
-      plan: SparkPlan,
-      ordinals: Seq[Int],
-      conf: SQLConf
-  ): Either[String, (SparkPlan, Seq[Int])] = plan match {
+  private def batches(plan: SparkPlan, ordinals: Seq[Int], conf: SQLConf): Either[String, Found] = plan match {
     case WholeStageCodegenExec(child) => batches(child, ordinals, conf)
-    case toRows: ColumnarToRowTransition if toRows.child.supportsColumnar => Right((toRows.child, ordinals))
+    case toRows: ColumnarToRowTransition if toRows.child.supportsColumnar => Right(Found(bare(toRows.child), ordinals))
     case adaptive: AdaptiveSparkPlanExec => batches(adaptive.finalPhysicalPlan, ordinals, conf)
     case stage: QueryStageExec => batches(stage.plan, ordinals, conf)
     case ProjectExec(list, child) =>
@@ -67,8 +72,15 @@ private[kindling] object RowSource {
         case Some(_) => Left("the plan computes columns, which gives rows")
         case None => batches(child, ordinals.map(positions), conf)
       }
+    case FilterExec(condition, child) if isOfRows(condition) =>
+      batches(child, ordinals, conf).flatMap { found =>
+        // Columns that something in between made are not in the batches.
+        if (condition.references.subsetOf(found.plan.outputSet))
+          Right(found.copy(conditions = found.conditions :+ condition))
+        else Left("the filter is on columns that the plan computes, which gives rows")
+      }
     case InputAdapter(child) => batches(child, ordinals, conf)
-    case columnar if columnar.supportsColumnar => Right((columnar, ordinals))
+    case columnar if columnar.supportsColumnar => Right(Found(columnar, ordinals))
     case scan: FileSourceScanExec if scan.requiredSchema.size > conf.wholeStageMaxNumFields =>
       Left(
         s"Spark scans ${scan.requiredSchema.size} columns as rows: ${SQLConf.WHOLESTAGE_MAX_NUM_FIELDS.key} is " +
@@ -76,6 +88,16 @@ private[kindling] object RowSource {
       )
     case other => Left(s"${named(other)} gives rows")
   }
+
+  /** Without the wrapper that Spark puts between a plan with generated code and one without. */
+  private def bare(plan: SparkPlan): SparkPlan = plan match {
+    case InputAdapter(child) => child
+    case other => other
+  }
+
+  /** Whether a condition looks at a row and at nothing else, such as a subquery or a random number. */
+  private def isOfRows(condition: Expression): Boolean =
+    condition.deterministic && !condition.exists(_.isInstanceOf[PlanExpression[_]])
 
   /** The column that an entry of a projection hands on as it is. */
   private def source(entry: NamedExpression): Option[Attribute] = entry match {

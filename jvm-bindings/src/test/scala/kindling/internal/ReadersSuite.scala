@@ -216,7 +216,7 @@ class ReadersSuite extends SparkSuite {
       validation: Validation
   ): (Seq[Outcome], Seq[Outcome]) = {
     val chosen = RowSource.of(data, layout) match {
-      case RowSource.Batches(rdd, ordinals, _) => batches(rdd, layout, handle, validation, ordinals)
+      case RowSource.Batches(rdd, ordinals, _, filter) => batches(rdd, layout, handle, validation, ordinals, filter)
       case RowSource.Rows(_, why) => fail(s"read row by row, because $why")
     }
     (chosen, rows(Ingest.rows(data, layout), layout, handle, validation))
@@ -253,15 +253,56 @@ class ReadersSuite extends SparkSuite {
       val (ours, expected) = both(cached, layout, HandleInvalid.Fail, Validation.Fraction(0.2))
       assert(ours.map(_.rows) === expected.map(_.rows))
       assert(ours.map(_.columns.map(_.toSeq)) === expected.map(_.columns.map(_.toSeq)))
-      RowSource.of(cached.filter("x > 3"), layout) match {
-        case RowSource.Rows(_, why) => assert(why === "filter gives rows")
-        case RowSource.Batches(_, _, from) => fail(s"by columns of $from")
+      RowSource.of(cached.sample(0.5, 3L), layout) match {
+        case RowSource.Rows(_, why) => assert(why === "sample gives rows")
+        case RowSource.Batches(_, _, from, _) => fail(s"by columns of $from")
       }
       RowSource.of(cached.withColumn("x", f.col("x") + 1), layout) match {
         case RowSource.Rows(_, why) => assert(why === "the plan computes columns, which gives rows")
-        case RowSource.Batches(_, _, from) => fail(s"by columns of $from")
+        case RowSource.Batches(_, _, from, _) => fail(s"by columns of $from")
       }
     } finally cached.unpersist(true): Unit
+  }
+
+  /** Conditions that let through most rows, few, none, all, or runs of them. */
+  private val conditions = Seq(
+    "c0 is not null",
+    "label = 2",
+    "label < 0",
+    "label >= 0 or label is null",
+    "weight > 1 and (label <> 3 or validates)",
+    "isnotnull(array) and size(array) > 0 and hash(weight) % 10 > 0"
+  )
+
+  for (offHeap <- Seq(false, true))
+    test(s"a filter above the scan is evaluated on batches, and gives the rows of the row reader, off heap $offHeap") {
+      for (seed <- Seq(11L, 12L); holes <- Seq(0.0, 0.01)) {
+        val (data, layout) = generated(seed, holes)
+        withConf("spark.sql.columnVector.offheap.enabled", offHeap.toString) {
+          stored(data) { frame =>
+            conditions.foreach(condition =>
+              compare(frame.where(condition), layout, s"seed $seed, holes $holes, $condition")
+            )
+            // Two filters with a projection between, on a column that the layout does not read.
+            val twice = frame.where("c0 is not null").withColumnRenamed("weight", "w").where("w > 0")
+            compare(twice.withColumnRenamed("w", "weight"), layout, s"seed $seed, holes $holes, twice")
+          }
+        }
+      }
+    }
+
+  test("a filter by chance, by a subquery, or on what the plan computes is left to Spark") {
+    stored(spark.range(100).select(f.col("id").as("x"), (f.col("id") % 2).as("label"))) { data =>
+      data.createOrReplaceTempView("filtered")
+      def why(frame: DataFrame) = RowSource.of(frame, small(data.schema)) match {
+        case RowSource.Rows(_, why) => why
+        case batches => fail(batches.text)
+      }
+      assert(why(data.where("rand(1) < 0.5")) === "filter gives rows")
+      assert(why(spark.sql("select * from filtered where x > (select avg(x) from filtered)")) === "filter gives rows")
+      assert(RowSource.of(data.where("x > 3"), small(data.schema)).text ===
+        "by columns, in the batches of scan parquet, of which a filter chooses rows")
+    }
   }
 
   test("columns that are renamed and reordered are still read by columns") {
@@ -366,11 +407,12 @@ object ReadersSuite {
       layout: FeatureLayout,
       handle: HandleInvalid,
       validation: Validation,
-      ordinals: Array[Int]
+      ordinals: Array[Int],
+      filter: Option[BatchFilter]
   ): Seq[Outcome] = rdd
     .mapPartitionsWithIndex { (partition, batches) =>
       Iterator(outcome(layout, handle, validation, partition) { (writer, split) =>
-        new BatchLoop(batches, new BatchReader(layout, handle, ordinals, writer, split))
+        new BatchLoop(batches, new BatchReader(layout, handle, ordinals, writer, split, filter.map(_.open(partition))))
       })
     }
     .collect()
