@@ -23,3 +23,13 @@ def test_strings_are_indexed_by_frequency_and_the_prediction_is_a_string(results
 
 def test_a_string_that_fit_did_not_see_is_named_with_its_column(results: dict[str, dict[str, Any]]) -> None:
     assert 'the column "animal" is "gnu", which is none of the 3 values that fit saw' in results["strings"]["refusal"]
+
+
+def test_pictures_are_those_of_pillow_and_torchvision(results: dict[str, dict[str, Any]]) -> None:
+    found = results["pictures"]
+    assert found["counts"] == [6, 6]
+    # In steps of 1/255. Of a PNG the decoded pixels are the same, and so is the filter: each side rounds the result,
+    # and Pillow and torchvision what lies between the two directions, too. Of a JPEG another decoder may round the
+    # inverse transform otherwise and interpolate colours, which are stored at half the size, by other weights.
+    assert all(worst <= (2 if " png " in key else 8) for key, worst in found["worst"].items()), found["worst"]
+    assert all(mean <= (0.6 if " png " in key else 1.5) for key, mean in found["mean"].items()), found["mean"]

@@ -59,6 +59,7 @@ impl Array {
             return Err(broken().into());
         }
         let values = match crate::dtype(descr).ok_or_else(|| format!("dtype {descr} is not read here"))? {
+            DType::UInt8 => return Err(format!("dtype {descr} is not read here").into()),
             DType::Float32 => Values::F32(data.as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()),
             DType::Float64 => Values::F64(data.as_chunks().0.iter().map(|v| f64::from_le_bytes(*v)).collect()),
             DType::Int32 => Values::I32(data.as_chunks().0.iter().map(|v| i32::from_le_bytes(*v)).collect()),

@@ -3,11 +3,15 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import report, session
 from kindling import InvalidArgumentError, TorchEstimator, TorchModel
+from PIL import Image
 from pyspark.ml import Pipeline, PipelineModel
+from pyspark.sql import functions
 from torch import nn
+from torchvision.transforms.functional import resize
 
 spark = session()
 folder = Path(tempfile.mkdtemp())
@@ -64,3 +68,67 @@ report(
     type=told.schema["told"].dataType.simpleString(),
     refusal=refusal,
 )
+
+
+class Shown(nn.Module):
+    """Predicts the pixels that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.scale).flatten(1)
+
+
+# Pictures: files and Spark's image structs, decoded and resized as Pillow and torchvision do it.
+SIZE, CHANNELS = (24, 32), 3
+pictures = folder / "pictures"
+pictures.mkdir()
+noise = np.random.default_rng(3)
+for number in range(6):
+    y, x = np.mgrid[0:61, 0:83]
+    waves = [128 + 100 * np.sin(x / (5 + number) + y / (9 - channel) + channel) for channel in range(3)]
+    pixels = np.clip(np.stack(waves, -1) + noise.normal(0, 12, (61, 83, 3)), 0, 255).astype(np.uint8)
+    kind = "png" if number < 3 else "jpg"
+    Image.fromarray(pixels if number else pixels[:, :, 0]).save(pictures / f"{number}.{kind}", quality=90)
+expected = {}
+for path in sorted(pictures.iterdir()):
+    with Image.open(path) as opened:
+        small = opened.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)
+        decoded = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    expected[path.name] = (
+        np.asarray(small).transpose(2, 0, 1).ravel() / 255,
+        resize(decoded, list(SIZE), antialias=True).numpy().ravel() / 255,
+    )
+
+zeros = functions.array_repeat(functions.lit(0.0), CHANNELS * SIZE[0] * SIZE[1]).alias("label")
+files = spark.read.format("binaryFile").load(f"file://{pictures}").select("path", "content", zeros)
+structs = spark.read.format("image").load(f"file://{pictures}").select("image", zeros)
+shower = TorchEstimator(
+    model=Shown(),
+    featuresCol="content",
+    inputShapes=[[CHANNELS, *SIZE]],
+    loss="mse",
+    learningRate=1e-12,
+    weightDecay=0.0,
+)
+shown = shower.fit(files)
+found = {
+    "files": shown.transform(files).select("path", "prediction").collect(),
+    "structs": shown.copy({shown.featuresCol: "image"})
+    .transform(structs)
+    .select(structs.image.origin, "prediction")
+    .collect(),
+}
+worst: dict[str, float] = {}
+mean: dict[str, float] = {}
+for how, rows in found.items():
+    for origin, prediction in rows:
+        name = origin.rsplit("/", 1)[1]
+        for other, reference in zip(("pillow", "torchvision"), expected[name], strict=True):
+            difference = np.abs(prediction.toArray() - reference) * 255
+            key = f"{how} {name[-3:]} {other}"
+            worst[key] = max(worst.get(key, 0.0), float(difference.max()))
+            mean[key] = max(mean.get(key, 0.0), float(difference.mean()))
+report("pictures", counts=[len(rows) for rows in found.values()], worst=worst, mean=mean)

@@ -96,6 +96,17 @@ public final class CheckJni extends Checks {
     expect(IllegalArgumentException.class, "null", () -> Native.start(null));
     expect(IllegalArgumentException.class, "null", () -> Native.programInspect(null));
     expect(IllegalArgumentException.class, "null", () -> Native.sessionOpen(null, Run.LAYERS, null));
+    expect(IllegalArgumentException.class, "null", () -> Native.imageDecode(null, 1, 1, 1));
+    expect(IllegalArgumentException.class, "null", () -> Native.imageResize(new byte[3], null, 1, 1, 1));
+    expect(IllegalArgumentException.class, "neither PNG nor JPEG", () -> Native.imageDecode(new byte[3], 1, 1, 1));
+    expect(IllegalArgumentException.class, "-2", () -> Native.imageDecode(new byte[3], -2, 1, 1));
+    expect(IllegalArgumentException.class, "1, 3 or 4", () -> Native.imageDecode(new byte[3], 1, 1, 300));
+    expect(IllegalArgumentException.class, "holds 3 bytes", () -> {
+      Native.imageResize(new byte[3], new int[] {2, 2, 3}, 1, 1, 1);
+    });
+    require(
+        Arrays.equals(Native.imageResize(new byte[] {5, 5}, new int[] {1, 2, 1}, 2, 1, 3), new byte[] {5, 5, 5, 5, 5, 5}),
+        "two equal pixels are not what they were");
     expect(IllegalArgumentException.class, "UTF-8", () -> Native.shardRelease(new byte[] {(byte) 0xff}));
     expect(IllegalArgumentException.class, "nonsense", () -> Native.selfTest(utf8("nonsense")));
     try (Run run = new Run(1)) {

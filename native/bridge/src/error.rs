@@ -71,6 +71,8 @@ pub(crate) enum Failure {
     Program(#[from] kindling_program::Error),
     #[error(transparent)]
     Shards(#[from] kindling_shards::Error),
+    #[error("the picture {0}")]
+    Image(#[from] kindling_images::Error),
     #[error(transparent)]
     Train(#[from] kindling_train::Error),
     #[error("the JVM refused a call: {0}")]
@@ -89,6 +91,7 @@ impl Failure {
             | Failure::OutOfRange { .. }
             | Failure::Addresses { .. }
             | Failure::UnknownSelfTest(_)
+            | Failure::Image(_)
             | Failure::Program(_) => Kind::Config,
             Failure::NotOpen { .. } | Failure::InUse { .. } => Kind::State,
             Failure::Shards(error) => match error.kind() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type};
+use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, PrimitiveArray, RecordBatch, RecordBatchOptions};
 use arrow_buffer::{Buffer, ScalarBuffer};
 use arrow_schema::ArrowError;
@@ -13,7 +13,7 @@ use arrow_schema::ArrowError;
 use crate::error::{Error, Result};
 use crate::spec::{Column, DType, Schema};
 
-/// A type a column can hold: `f32`, `f64`, `i32` or `i64`.
+/// A type a column can hold: `u8`, `f32`, `f64`, `i32` or `i64`.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The column type of these values.
     const DTYPE: DType;
@@ -39,6 +39,7 @@ macro_rules! elements {
 }
 
 elements! {
+    u8: UInt8, UInt8Type;
     f32: Float32, Float32Type;
     f64: Float64, Float64Type;
     i32: Int32, Int32Type;
@@ -60,6 +61,7 @@ pub(crate) fn assemble(key: u64, schema: &Schema, rows: usize, buffers: Vec<Buff
 
 fn list_array(key: u64, column: &Column, buffer: Buffer) -> Result<ArrayRef> {
     let values = match column.dtype {
+        DType::UInt8 => primitive_array::<UInt8Type>(buffer),
         DType::Float32 => primitive_array::<Float32Type>(buffer),
         DType::Float64 => primitive_array::<Float64Type>(buffer),
         DType::Int32 => primitive_array::<Int32Type>(buffer),
@@ -87,6 +89,7 @@ fn native<A: ArrowPrimitiveType>(batch: &RecordBatch, column: usize) -> Option<&
 /// The bytes of a column of a batch: a clone of its buffer's handle, not of its bytes.
 pub(crate) fn buffer(key: u64, batch: &RecordBatch, index: usize, column: &Column) -> Result<Buffer> {
     let buffer = match column.dtype {
+        DType::UInt8 => primitive::<UInt8Type>(batch, index).map(|array| array.values().inner()),
         DType::Float32 => primitive::<Float32Type>(batch, index).map(|array| array.values().inner()),
         DType::Float64 => primitive::<Float64Type>(batch, index).map(|array| array.values().inner()),
         DType::Int32 => primitive::<Int32Type>(batch, index).map(|array| array.values().inner()),

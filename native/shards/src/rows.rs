@@ -8,6 +8,8 @@ use crate::spec::{Column, DType};
 /// Values of one column, row-major, lent for [`ShardStore::write_rows`](crate::ShardStore::write_rows).
 #[derive(Debug, Clone, Copy)]
 pub enum ColumnData<'a> {
+    /// Values of a `uint8` column.
+    UInt8(&'a [u8]),
     /// Values of a `float32` column.
     Float32(&'a [f32]),
     /// Values of a `float64` column.
@@ -21,6 +23,7 @@ pub enum ColumnData<'a> {
 impl ColumnData<'_> {
     fn dtype(&self) -> DType {
         match self {
+            ColumnData::UInt8(_) => DType::UInt8,
             ColumnData::Float32(_) => DType::Float32,
             ColumnData::Float64(_) => DType::Float64,
             ColumnData::Int32(_) => DType::Int32,
@@ -30,6 +33,7 @@ impl ColumnData<'_> {
 
     fn len(&self) -> usize {
         match self {
+            ColumnData::UInt8(values) => values.len(),
             ColumnData::Float32(values) => values.len(),
             ColumnData::Float64(values) => values.len(),
             ColumnData::Int32(values) => values.len(),
@@ -39,6 +43,7 @@ impl ColumnData<'_> {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
+            ColumnData::UInt8(values) => values,
             ColumnData::Float32(values) => values.to_byte_slice(),
             ColumnData::Float64(values) => values.to_byte_slice(),
             ColumnData::Int32(values) => values.to_byte_slice(),

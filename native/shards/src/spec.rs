@@ -38,6 +38,9 @@ impl fmt::Display for Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DType {
+    /// Unsigned, 1 byte: pixels.
+    #[serde(rename = "uint8")]
+    UInt8,
     /// IEEE 754, 4 bytes.
     Float32,
     /// IEEE 754, 8 bytes.
@@ -52,6 +55,7 @@ impl DType {
     /// Bytes of one value.
     pub fn size(self) -> usize {
         match self {
+            DType::UInt8 => 1,
             DType::Float32 | DType::Int32 => 4,
             DType::Float64 | DType::Int64 => 8,
         }
@@ -60,6 +64,7 @@ impl DType {
     /// The name used in configurations and messages.
     pub fn name(self) -> &'static str {
         match self {
+            DType::UInt8 => "uint8",
             DType::Float32 => "float32",
             DType::Float64 => "float64",
             DType::Int32 => "int32",
@@ -69,6 +74,7 @@ impl DType {
 
     pub(crate) fn arrow(self) -> DataType {
         match self {
+            DType::UInt8 => DataType::UInt8,
             DType::Float32 => DataType::Float32,
             DType::Float64 => DataType::Float64,
             DType::Int32 => DataType::Int32,

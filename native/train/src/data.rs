@@ -136,6 +136,7 @@ impl ColumnLayout {
 
     fn of_judged(column: &Column) -> ColumnLayout {
         let kind = match column.dtype {
+            kindling_shards::DType::UInt8 => Kind::Uint8,
             kindling_shards::DType::Float32 => Kind::Float,
             kindling_shards::DType::Float64 => Kind::Double,
             kindling_shards::DType::Int32 => Kind::Int,
@@ -363,6 +364,7 @@ impl RankData {
                 let visit = &mut |row: &[f64]| visit(partition, row);
                 #[expect(clippy::cast_precision_loss, reason = "looked at to judge its range only")]
                 match column.dtype {
+                    DType::UInt8 => walk.rows::<u8>(f64::from, visit)?,
                     DType::Float32 => walk.rows::<f32>(f64::from, visit)?,
                     DType::Float64 => walk.rows::<f64>(|value| value, visit)?,
                     DType::Int32 => walk.rows::<i32>(f64::from, visit)?,

@@ -116,6 +116,7 @@ class Settings(TypedDict, total=False):
     inputShapes: str | Sequence[Sequence[int]] | None
     indexCols: Sequence[str] | None
     stringOrderType: str
+    pixelRange: str | None
     labelCol: str
     weightCol: str | None
     predictionCol: str

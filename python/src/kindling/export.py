@@ -20,6 +20,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions
 from pyspark.sql.types import (
     ArrayType,
+    BinaryType,
     BooleanType,
     ByteType,
     DataType,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 _INTEGERS = (BooleanType, ByteType, ShortType, IntegerType, LongType, DateType)
 _NUMBERS = (*_INTEGERS, FloatType, DoubleType, DecimalType, TimestampType, TimestampNTZType)
+
+# The fields of Spark's image data source.
+_IMAGE = ["origin", "height", "width", "nChannels", "mode", "data"]
 
 # Rows of the example batch. Not 1, which torch takes for a constant; any other number would do.
 _EXAMPLE_ROWS = 4
@@ -312,6 +316,8 @@ def _column(dataset: DataFrame, name: str, indexed: Sequence[str]) -> tuple[str,
     kind: DataType = dataset.schema[name].dataType
     if isinstance(kind, StringType) and name in indexed:
         return name, True
+    if _holds_pictures(kind):
+        return name, False
     element = kind.elementType if isinstance(kind, ArrayType) else kind
     if not isinstance(element, (*_NUMBERS, VectorUDT)):
         hint = ", or strings named in indexCols" if isinstance(kind, StringType) else ""
@@ -319,9 +325,18 @@ def _column(dataset: DataFrame, name: str, indexed: Sequence[str]) -> tuple[str,
     return name, isinstance(element, _INTEGERS)
 
 
+def _holds_pictures(kind: DataType) -> bool:
+    """Files in a binary column, or the structs of Spark's image data source."""
+    return isinstance(kind, BinaryType) or (isinstance(kind, StructType) and kind.names == _IMAGE)
+
+
 def _width(dataset: DataFrame, name: str) -> int:
     """Numbers per row: 1, or the length of the first array or vector. Later rows are checked as they are read."""
     field = dataset.schema[name]
+    if _holds_pictures(field.dataType):
+        raise InvalidArgumentError(
+            f"column {name!r} holds pictures: say their size in inputShapes, as in [[3, 32, 32]]"
+        )
     if not isinstance(field.dataType, (ArrayType, VectorUDT)):
         return 1
     named = field.metadata.get("ml_attr", {}).get("num_attrs")

@@ -178,6 +178,11 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
         TypeConverters.toString,
         "the order of the values of an indexed column: frequencyDesc, frequencyAsc, alphabetDesc or alphabetAsc",
     )
+    pixelRange: Param[str] = param(
+        "pixelRange",
+        TypeConverters.toString,
+        "what the pixels of pictures become in a floating input: unit (0 to 1, if unset) or byte (0 to 255)",
+    )
     loss: Param[str] = param(
         "loss",
         TypeConverters.toString,
@@ -476,6 +481,7 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
     setWeightCol = Setter(HasWeightCol.weightCol)
     getIndexCols, setIndexCols = Getter(indexCols), Setter(indexCols)
     getStringOrderType, setStringOrderType = Getter(stringOrderType), Setter(stringOrderType)
+    getPixelRange, setPixelRange = Getter(pixelRange), Setter(pixelRange)
     getLoss, setLoss = Getter(loss), Setter(loss)
     getPredictionOutput, setPredictionOutput = Getter(predictionOutput), Setter(predictionOutput)
     getLabelSmoothing, setLabelSmoothing = Getter(labelSmoothing), Setter(labelSmoothing)

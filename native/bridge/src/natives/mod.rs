@@ -5,6 +5,7 @@
 //! Arguments are copied on the way in, so nothing here holds a Java object or an array's elements across a call.
 
 mod export;
+mod images;
 mod model;
 mod process;
 mod session;

@@ -3,6 +3,7 @@ package kindling
 import kindling.internal.{
   ColumnTypes,
   DType,
+  Images,
   Indexing,
   Loss,
   NestedFields,
@@ -79,7 +80,12 @@ class TorchEstimator(override val uid: String)
     val columns = NestedFields.beside(schema, NestedFields.all(this))
     // float64 takes every number, so this asks only for numbers; what the program needs exactly is checked in `fit`.
     val features = if (isSet(inputCols)) getInputCols.toSeq else Seq(getFeaturesCol)
-    features.foreach(ColumnTypes.numbers(columns, _, DType.Float64, "the features", Indexing.of(this)): Unit)
+    val pictures = features.filter(name => Images.serves(ColumnTypes.column(columns, name).dataType))
+    if (isSet(pixelRange) && pictures.isEmpty)
+      throw new IllegalArgumentException("pixelRange is set, but no column of the inputs holds pictures: clear it")
+    features.diff(pictures).foreach { name =>
+      ColumnTypes.numbers(columns, name, DType.Float64, "the features", Indexing.of(this)): Unit
+    }
     get(validationIndicatorCol).filter(_.nonEmpty).foreach(ColumnTypes.boolean(
       columns,
       _,
@@ -103,6 +109,7 @@ class TorchEstimator(override val uid: String)
   def setInputCols(value: Array[String]): this.type = set(inputCols, value)
   def setIndexCols(value: Array[String]): this.type = set(indexCols, value)
   def setStringOrderType(value: String): this.type = set(stringOrderType, value)
+  def setPixelRange(value: String): this.type = set(pixelRange, value)
   def setLabelCol(value: String): this.type = set(labelCol, value)
   def setPredictionCol(value: String): this.type = set(predictionCol, value)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)

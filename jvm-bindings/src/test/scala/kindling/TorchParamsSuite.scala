@@ -97,6 +97,7 @@ class TorchParamsSuite extends SparkSuite {
       "indexCols" -> None,
       "stringOrderType" -> Some("frequencyDesc"),
       "predictedLabelCol" -> None,
+      "pixelRange" -> None,
       "predictionCol" -> Some("prediction"),
       "probabilityCol" -> Some("probability"),
       "validationIndicatorCol" -> None,

@@ -49,6 +49,18 @@ public final class Native {
    */
   public static native byte[] capabilities();
 
+  /**
+   * Decodes a picture, a raw PNG or JPEG file, to {@code height * width * channels} bytes: rows from the top, the channels
+   * of a pixel side by side, red first. {@code channels} is 1, 3 or 4.
+   */
+  public static native byte[] imageDecode(byte[] encoded, int height, int width, int channels);
+
+  /**
+   * The same for raw pixels laid out like the result; {@code size} is their {@code {height, width,
+   * channels}}.
+   */
+  public static native byte[] imageResize(byte[] pixels, int[] size, int height, int width, int channels);
+
   /** Describes a program without running it. {@code program}: a raw .pt2 archive or a layer list. */
   public static native byte[] programInspect(byte[] program);
 

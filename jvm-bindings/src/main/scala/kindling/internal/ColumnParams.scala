@@ -26,9 +26,18 @@ private[kindling] trait ColumnParams extends Params {
     "a column for the predicted class as the string that it stands for, where the label is in indexCols; by default none"
   )
 
+  final val pixelRange: Param[String] = new Param[String](
+    this,
+    "pixelRange",
+    "what the pixels of pictures become in a floating input: unit (0 to 1) or byte (0 to 255); unit if unset, and 0 to 255 in an " +
+      "input of integers",
+    Check.oneOf("pixelRange", "unit", "byte")
+  )
+
   setDefault(stringOrderType -> "frequencyDesc")
 
   final def getIndexCols: Array[String] = $(indexCols)
   final def getStringOrderType: String = $(stringOrderType)
+  final def getPixelRange: String = $(pixelRange)
   final def getPredictedLabelCol: String = $(predictedLabelCol)
 }

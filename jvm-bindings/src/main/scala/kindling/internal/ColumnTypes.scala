@@ -105,6 +105,7 @@ private[kindling] object ColumnTypes {
       case DType.Float32 | DType.Float64 => true
       case DType.Int64 => isInteger(element)
       case DType.Int32 => isInteger(element) && element != LongType
+      case DType.UInt8 => false
     }
     if (isTimestamp(element) && dtype == DType.Float32)
       refuse(

@@ -40,6 +40,8 @@ private[kindling] object ColumnWriter {
     case Filling.Sequence(field, padding) =>
       val ArrayType(element, _) = field.dataType: @unchecked
       new SequenceWriter(field.name, ordinal(field.name), NumberType.of(element), column.width, padding)
+    case Filling.Image(field, pixels) =>
+      new ImageWriter(field.name, ordinal(field.name), Images.isStruct(field.dataType), pixels, column.dtype, keep)
     case Filling.Weight(field) => new WeightWriter(field.name, ordinal(field.name), NumberType.of(field.dataType))
   }
 
@@ -255,6 +257,7 @@ private object ArrayWriter {
     case DType.Float64 => source.code == DoubleCode
     case DType.Int64 => source.code == LongCode
     case DType.Int32 => source.code == IntCode
+    case DType.UInt8 => false
   }
 
   /** Whether one of `count` floats of a type is NaN. */

@@ -44,6 +44,7 @@ private[kindling] object Convert {
         case _ => anyToLong(source.code, base, from, fromStep, to, toStep, count)
       }
     case DType.Int32 => anyToInt(source.code, base, from, fromStep, to, toStep, count)
+    case DType.UInt8 => throw new IllegalStateException("numbers do not become uint8")
   }
 
   private def floatToFloat(base: AnyRef, from: Long, fromStep: Long, to: Long, toStep: Long, count: Int): Boolean = {

@@ -49,6 +49,11 @@ private[kindling] object Filling {
     def columns: Seq[StructField] = Seq(column)
   }
 
+  /** One column of pictures. */
+  final case class Image(column: StructField, pixels: Pixels) extends Filling {
+    def columns: Seq[StructField] = Seq(column)
+  }
+
   /** What a row weighs: one number of at least 0. */
   final case class Weight(column: StructField) extends Filling {
     def columns: Seq[StructField] = Seq(column)
@@ -110,7 +115,8 @@ private[kindling] object FeatureLayout {
       weightCol: Option[String],
       predictionOutput: Option[String],
       indicatorCol: Option[String],
-      indexing: Indexing = Indexing.none
+      indexing: Indexing = Indexing.none,
+      pixelRange: Option[String] = None
   )
 
   object Choice {
@@ -126,7 +132,8 @@ private[kindling] object FeatureLayout {
         weightCol = get(weightCol).filter(_.nonEmpty),
         predictionOutput = get(predictionOutput),
         indicatorCol = get(validationIndicatorCol).filter(_.nonEmpty),
-        indexing = indexing
+        indexing = indexing,
+        pixelRange = get(pixelRange)
       )
     }
   }
@@ -164,7 +171,7 @@ private[kindling] object FeatureLayout {
     val inputs = needed.map(program.inputs)
     inputs.zip(rowShapes(program, choice.inputShapes, needed)) match {
       case Seq() => refuse("the program has no input that a column could fill")
-      case Seq((input, shape)) => Seq(singleInput(schema, input, shape, names, choice.indexing))
+      case Seq((input, shape)) => Seq(singleInput(schema, input, shape, names, choice))
       case several =>
         if (several.size != names.size)
           refuse(
@@ -172,7 +179,7 @@ private[kindling] object FeatureLayout {
               s"${names.size} columns are given (${names.mkString(", ")}): set inputCols to one column per input, in this order"
           )
         several.zip(names).map { case ((input, shape), name) =>
-          singleInput(schema, input, shape, Seq(name), choice.indexing)
+          singleInput(schema, input, shape, Seq(name), choice)
         }
     }
   }
@@ -182,8 +189,9 @@ private[kindling] object FeatureLayout {
       input: TensorSpec,
       shape: Seq[Long],
       names: Seq[String],
-      indexing: Indexing
+      choice: Choice
   ): NativeColumn = {
+    import choice.indexing
     val dtype = DType
       .named(input.dtype)
       .getOrElse(
@@ -193,6 +201,13 @@ private[kindling] object FeatureLayout {
       )
     val width = checkedWidth(s"the program input ${input.name}", shape)
     val filling = names match {
+      case Seq(name) if Images.serves(ColumnTypes.column(schema, name).dataType) =>
+        image(ColumnTypes.column(schema, name), input, dtype, shape, choice)
+      case _ if dtype == DType.UInt8 =>
+        refuse(
+          s"the program input ${input.name} is uint8, which pictures fill and nothing else: give a binary or image column, or " +
+            "let the program take another type"
+        )
       case Seq(name) => ColumnTypes.numbers(schema, name, dtype, s"the program input ${input.name}", indexing)
       case several =>
         Filling.Scalars(
@@ -211,6 +226,31 @@ private[kindling] object FeatureLayout {
       case _ =>
     }
     NativeColumn(input.name, Role.Input, dtype, width, filling)
+  }
+
+  private def image(
+      field: StructField,
+      input: TensorSpec,
+      dtype: DType,
+      shape: Seq[Long],
+      choice: Choice
+  ): Filling = {
+    if (!dtype.isFloat) choice.pixelRange.filter(_ != "byte").foreach { range =>
+      refuse(
+        s"""pixelRange is "$range", but the program input ${input.name} is $dtype, which takes pixels from 0 to 255: clear it"""
+      )
+    }
+    val unit = dtype.isFloat && !choice.pixelRange.contains("byte")
+    Filling.Image(
+      field,
+      Pixels.of(shape, unit).getOrElse(
+        refuse(
+          s"""the column "${field.name}" holds pictures, but the program input ${input.name} takes rows of the shape """ +
+            s"${shape.mkString("[", ", ", "]")}: pictures fill [channels, height, width], [height, width, channels] or " +
+            "[height, width], with 1, 3 or 4 channels and another height and width, as the program or inputShapes says"
+        )
+      )
+    )
   }
 
   /** The shape of a row of each input: the program's own, with inputShapes where the program leaves a size open. */

@@ -143,6 +143,7 @@ private[kindling] object Store {
       case DType.Int32 =>
         Platform.putInt(null, address, source.long(from, ordinal).toInt)
         true
+      case DType.UInt8 => throw new IllegalStateException("numbers do not become uint8")
     }
 
   def whole(value: Long, target: DType, address: Long): Unit = target match {
@@ -150,11 +151,13 @@ private[kindling] object Store {
     case DType.Float64 => Platform.putDouble(null, address, value.toDouble)
     case DType.Int64 => Platform.putLong(null, address, value)
     case DType.Int32 => Platform.putInt(null, address, value.toInt)
+    case DType.UInt8 => Platform.putByte(null, address, value.toByte)
   }
 
   def double(value: Double, target: DType, address: Long): Unit = target match {
     case DType.Float32 => Platform.putFloat(null, address, value.toFloat)
     case DType.Float64 => Platform.putDouble(null, address, value)
-    case DType.Int64 | DType.Int32 => throw new IllegalStateException(s"a fraction cannot be stored as $target")
+    case DType.Int64 | DType.Int32 | DType.UInt8 =>
+      throw new IllegalStateException(s"a fraction cannot be stored as $target")
   }
 }

@@ -72,6 +72,10 @@ private[kindling] object ProgramSource {
         case SQLDataTypes.VectorType =>
           Some(AttributeGroup.fromStructField(field).size).filter(_ > 0).map(_.toLong)
         case ArrayType(_, _) => None
+        case pictures if Images.serves(pictures) =>
+          refuse(
+            s"""the column "$name" holds pictures: say their size in inputShapes, such as [[32, 32, 3]], or in the layer list"""
+          )
         case _ => Some(1L)
       }
     case several => Some(several.size.toLong)

@@ -44,6 +44,7 @@ class FeatureReaderSuite extends SparkSuite {
           case DType.Float64 => Platform.getDouble(null, address + i * 8L)
           case DType.Int32 => Platform.getInt(null, address + i * 4L).toDouble
           case DType.Int64 => Platform.getLong(null, address + i * 8L).toDouble
+          case DType.UInt8 => (Platform.getByte(null, address + i) & 0xff).toDouble
         }
       }
     } finally Platform.freeMemory(address)

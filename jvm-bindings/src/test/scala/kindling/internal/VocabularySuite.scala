@@ -86,6 +86,7 @@ class VocabularySuite extends SparkSuite {
         case DType.Float64 => bytes.getDouble
         case DType.Int32 => bytes.getInt.toDouble
         case DType.Int64 => bytes.getLong.toDouble
+        case DType.UInt8 => fail("strings are no pixels")
       })
       assert(numbers === Seq(1.0, 2.0, 2.0, 0.0))
       val skipping = read(HandleInvalid.Skip)
