@@ -58,11 +58,10 @@ pub(crate) fn agree(
         return Ok(Carriage::Host);
     }
     let gpu = device.gpu()?.map(|gpu| gpu.uuid.iter().map(|byte| format!("{byte:02x}")).collect());
-    let without_nccl = match (&gpu, nccl::version(None)) {
-        (Some(_), Err(error)) => error.to_string().replace('\n', " "),
-        _ => String::new(),
-    };
-    let own = Told { gpu, process: process.to_owned(), without_nccl };
+    // Ranks on processors do not look for NCCL.
+    let nccl = gpu.as_ref().map(|_: &String| nccl::version(None));
+    let without_nccl = nccl.and_then(std::result::Result::err).map(|error| error.to_string().replace('\n', " "));
+    let own = Told { gpu, process: process.to_owned(), without_nccl: without_nccl.unwrap_or_default() };
     let told = communicator.start_all_gather_bytes(own.encode())?.wait()?;
     let told: Vec<Told> = told.iter().map(|bytes| Told::decode(bytes)).collect();
     match (through_host(&told, waits_in_backward)?, device) {

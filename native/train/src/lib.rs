@@ -12,6 +12,8 @@
 //! | `plan` | which of those rows a rank owns |
 //! | `totals` | what every global batch weighs |
 //! | `data`, `loader` | a rank's rows as tensors, and the thread that gathers them ahead of the loop |
+//! | `device`, `devices` | the processor or a GPU, what is missing for one, and what all ranks have |
+//! | `upload`, `staging` | batches on their way to a GPU, gradients on their way off it |
 //! | `compile`, `runner`, `step`, `slots`, `modes` | a program, op by op, through libtorch's dispatcher |
 //! | `within`, `segment`, `norms`, `shared_norm` | what surrounds its nodes; segments that run again; batch norms over ranks |
 //! | `parameters`, `optimizer` | flat buffers, and fused kernels over them |

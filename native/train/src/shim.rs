@@ -332,3 +332,22 @@ impl Drop for Generator {
         unsafe { kd_generator_free(self.0.as_ptr()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_gpu_s_random_numbers_is_seed_and_offset_as_pytorch_has_it() {
+        let mut generator = Generator::new(5, Device::Cuda(0)).unwrap();
+        let state = |seed: u64, offset: u64| [seed.to_le_bytes(), offset.to_le_bytes()].concat();
+        assert_eq!(generator.state().unwrap(), state(5, 0));
+        generator.set_state(&state(7, 12)).unwrap();
+        assert_eq!(generator.copied().unwrap().state().unwrap(), state(7, 12));
+        // Draws take four numbers at a time.
+        assert!(generator.set_state(&state(9, 13)).unwrap_err().0.contains("damaged"));
+        let of_cpu = Generator::new(5, Device::Cpu).unwrap();
+        assert!(generator.set_state(&of_cpu.state().unwrap()).unwrap_err().0.contains("were drawn on a CPU"));
+        assert_eq!(generator.state().unwrap(), state(7, 12), "a failure changes nothing");
+    }
+}

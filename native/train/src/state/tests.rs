@@ -279,3 +279,24 @@ fn a_rank_without_random_numbers_in_the_state_starts_its_own() {
     assert_eq!(of_rank(1), of_rank(1));
     assert_ne!(of_rank(1), of_rank(2));
 }
+
+#[test]
+fn a_rank_that_has_moved_from_a_gpu_starts_its_random_numbers_anew() {
+    let config = config(json!({}));
+    let mut first = replica(&config);
+    train(&mut first, 0..2);
+    let saved = first.save_state().unwrap();
+    let file = SafeTensors::deserialize(&saved).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&saved).unwrap();
+    let drawn = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![16], &[0; 16]).unwrap();
+    // Seed and offset, as a GPU's generator has them.
+    let views = file.iter().map(|(name, view)| (name, if name == "random.0" { drawn.clone() } else { view }));
+    let moved = safetensors::serialize(views, metadata.metadata().clone()).unwrap();
+    let mut replica = replica(&config);
+    replica.load_state(&moved).unwrap();
+    let mut expected = self::replica(&config);
+    expected.steps = 2;
+    expected.restart_random().unwrap();
+    assert_eq!(replica.random_state().unwrap(), expected.random_state().unwrap());
+    assert_eq!(replica.steps, 2);
+}
