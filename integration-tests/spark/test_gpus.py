@@ -1,4 +1,4 @@
-"""A rank computes on the GPU that Spark gave its task. Here it is one that no machine has, so each asks and is refused."""
+"""A rank computes on the GPU that Spark gave its task: here one that no machine has, so each asks and is refused."""
 
 from __future__ import annotations
 
