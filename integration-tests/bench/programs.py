@@ -8,8 +8,9 @@ time, the order turned round from one round to the next; whoever is not asked sl
 
 `ratio` is our time over Python's fused one, the median over rounds; below 1 we are faster. `max_loss_diff` is the
 largest relative difference of our loss from that of Python's fused AdamW over all steps. The peaks are those of
-resident memory above what each process had once the model was loaded, in processes of their own (Python's with the
-fused AdamW). With `--device cuda:0` all train on that GPU, in float32 without TF32; the peaks are still the host's.
+resident anonymous memory (without the pages of libraries) above what each process had once the model was loaded, in
+processes of their own (Python's with the fused AdamW). With `--device cuda:0` all train on
+that GPU, in float32 without TF32; the peaks are still the host's.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@
 //! | `sync` | what ranks tell each other |
 //! | `metrics/`, `kept` | what validation says of the weights, and those of the best epoch |
 //! | `loss/`, `weights`, `predict` | judging, saving, predicting |
-//! | `shim*`, `tensors` | the only files with `unsafe`: the C++ shim's border, and tensor memory as bytes |
+//! | `shim*`, `tensors`, `heap` | the only files with `unsafe`: the C++ shim's border, tensor memory as bytes, the C heap |
 
 mod buckets;
 mod check;
@@ -37,6 +37,7 @@ mod error;
 mod fit;
 mod gradients;
 mod guards;
+mod heap;
 mod kept;
 #[cfg(test)]
 mod layer_tests;

@@ -10,6 +10,7 @@ use tch::Tensor;
 use crate::data::ColumnLayout;
 use crate::device::{Device, Place};
 use crate::error::{Doing, Error, Result};
+use crate::heap::Heap;
 use crate::loss::{Judge, Loss};
 use crate::runner::{Runner, State};
 use crate::{tensors, weights};
@@ -41,6 +42,8 @@ pub struct Model {
     /// Locked for as long as it takes to make a predictor: libtorch counts the tensors' owners, tch does not say so.
     state: Mutex<State>,
     layouts: Vec<ColumnLayout>,
+    /// Last, so that what the others free is given back.
+    _heap: Heap,
 }
 
 impl Model {
@@ -49,6 +52,7 @@ impl Model {
         if config.threads < 1 {
             return Err(Error::Config(format!("threads must be at least 1, not {}", config.threads)));
         }
+        let heap = Heap::keep();
         let predicted = Judge::new(&config.loss, program, config.prediction_output.as_deref())?.prediction();
         let mut program =
             program.pruned(predicted).ok_or_else(|| Error::Config("the program returns nothing".to_owned()))?;
@@ -86,7 +90,7 @@ impl Model {
         program.parameters.iter_mut().for_each(|parameter| parameter.tensor.bytes = Bytes::new([]));
         program.buffers.iter_mut().for_each(|buffer| buffer.tensor.bytes = Bytes::new([]));
         program.constants.iter_mut().for_each(|constant| constant.tensor.bytes = Bytes::new([]));
-        Ok(Model { config, program, place, state: Mutex::new(state), layouts })
+        Ok(Model { config, program, place, state: Mutex::new(state), layouts, _heap: heap })
     }
 
     /// A predictor of its own for one more thread, over the same weights.
@@ -101,13 +105,13 @@ impl Model {
 
 /// Runs a [`Model`], with room for a batch of rows. Used by one thread at a time.
 pub struct Predictor {
-    model: Arc<Model>,
     place: Place,
     runner: Runner,
     /// One tensor per input, as many rows as were reserved.
     room: Vec<Tensor>,
     /// The last results, float64: the prediction, and the probabilities of a classifier.
     results: Vec<Tensor>,
+    model: Arc<Model>,
 }
 
 impl Predictor {

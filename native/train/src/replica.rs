@@ -13,6 +13,7 @@ use crate::ema::Averages;
 use crate::error::{Doing, Result};
 use crate::fit::TrainingConfig;
 use crate::gradients::{Gradients, Tail};
+use crate::heap::Heap;
 use crate::loss::{Judge, Sums};
 use crate::metrics::Epoch;
 use crate::norms::Norms;
@@ -58,6 +59,8 @@ pub struct Replica {
     evaluation: Runner,
     /// Indices of the buffers that training writes.
     merged: Vec<usize>,
+    /// Last, so that what the others free is given back.
+    _heap: Heap,
 }
 
 impl Replica {
@@ -88,6 +91,7 @@ impl Replica {
         rank: usize,
         total: Option<u64>,
     ) -> Result<Replica> {
+        let heap = Heap::keep();
         let judge = Judge::new(&config.loss, &program, config.prediction_output.as_deref())?;
         let _here = place.enter()?;
         let device = place.tch();
@@ -132,6 +136,7 @@ impl Replica {
             training,
             evaluation,
             merged,
+            _heap: heap,
         })
     }
 

@@ -1,8 +1,9 @@
 //! `kindling-steps PROGRAM BATCHES [SETTINGS [DEVICE]]`: trains an exported program step by step, as `make bench-programs` asks.
 //!
 //! BATCHES is a safetensors file of stacked batches: `x0`, `x1`, … and `y`, of shape (steps, rows, …); SETTINGS a JSON object
-//! that takes the place of settings of the training; DEVICE `cpu` (the default) or `cuda:N`. Says `{}` when it is ready. Then one line in, one JSON object out: `steps N` trains on the next N batches and answers with their losses and
-//! the time they took; `peak` answers with the peak of resident memory above what there was before training was set up.
+//! that takes the place of settings of the training; DEVICE `cpu` (the default) or `cuda:N`. Says `{}` when it is ready. Then
+//! one line in, one JSON object out: `steps N` trains on the next N batches and answers with their losses and the time they
+//! took; `peak` answers with the peak of anonymous memory above what there was before training was set up.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -96,18 +97,20 @@ fn tensor(view: &safetensors::tensor::TensorView<'_>) -> Result<Tensor> {
     Ok(Tensor::f_from_data_size(view.data(), &sizes, kind)?)
 }
 
-/// Resident memory, in kB, at the mark.
+/// Resident anonymous memory, in kB, at the mark: pages of libraries, which are read when code first runs, are not what a
+/// net needs.
 struct Memory(f64);
 
 impl Memory {
     /// Forgets the peak so far.
     fn mark() -> Result<Memory> {
         std::fs::write("/proc/self/clear_refs", "5")?;
-        Ok(Memory(status("VmRSS:")?))
+        Ok(Memory(status("RssAnon:")?))
     }
 
     fn growth_of_peak(&self) -> Result<f64> {
-        Ok((status("VmHWM:")? - self.0) / 1024.0)
+        // The kernel keeps the peak of both kinds together; pages of files only become more.
+        Ok((status("VmHWM:")? - status("RssFile:")? - self.0) / 1024.0)
     }
 }
 
