@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: help setup native jar wheel demo zoo test test-native test-jvm test-python test-integration check check-rust \
   check-jvm check-python check-text format bench-collective bench-programs bench-checkpointing bench-ingest \
-  bench-fit bench-transform clean distclean FORCE
+  bench-fit bench-spill bench-transform clean distclean FORCE
 
 # Looked up on first use, so that `make help` needs no Python.
 VENV = $(eval VENV := $$(shell scripts/venv path))$(VENV)
@@ -139,6 +139,9 @@ bench-ingest: $(JAR) ## compare reading a DataFrame with Spark's ArrowWriter on 
 
 bench-fit: $(JAR_IN_WHEEL) ## compare a whole fit with TorchDistributor, Elephas and DDP; BENCH='--rows 100000' hands options on
 	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/fit.py $(BENCH)
+
+bench-spill: $(JAR_IN_WHEEL) ## train on 20 GB of rows with 2 GB of shardMemory; BENCH='--large 6000 --budget 600' hands options on
+	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/spill.py $(BENCH)
 
 bench-transform: $(JAR_IN_WHEEL) ## compare transform with Spark's predict_batch_udf; BENCH='--rounds 3' hands options on
 	$(RUN) '$(PYTHON_BIN)' integration-tests/bench/transform.py $(BENCH)

@@ -3,6 +3,8 @@
 //! A shard is a list of Arrow batches per split. Beside them stand, per column, the batches' buffers in order, so that
 //! gathering shuffled rows is for each row one look-up of its batch and one copy of its bytes, from wherever it lies.
 
+use std::ops::Range;
+
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 
@@ -81,9 +83,27 @@ impl Shard {
         Some(batch.slice(local, rows.min(most)))
     }
 
+    /// Whether rows lie in files, of which [`Shard::read_ahead`] brings some into memory.
+    pub fn spilled(&self) -> bool {
+        self.report.spilled_bytes > 0
+    }
+
+    /// Tells the system that these rows will be read soon, in any order. A hint: it returns at once, and rows that are not
+    /// there are left out.
+    pub fn read_ahead(&self, split: Split, rows: Range<u32>) {
+        let mut next = rows.start;
+        while let Some(piece) = self.piece(split, next, rows.end.saturating_sub(next) as usize) {
+            if piece.num_rows() == 0 {
+                return;
+            }
+            self.will_need(&piece);
+            next = next.saturating_add(u32::try_from(piece.num_rows()).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Tells the system that a piece is about to be read, which it may have to do from a disk.
     pub(crate) fn will_need(&self, piece: &RecordBatch) {
-        if self.report.spilled_bytes == 0 {
+        if !self.spilled() {
             return;
         }
         for (index, column) in self.columns().iter().enumerate() {

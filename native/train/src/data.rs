@@ -234,6 +234,29 @@ impl RankData {
         self.shards.fill(None);
     }
 
+    /// Bytes of a row, all columns together; 0 if this rank owns no row and so knows no columns.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        let columns = self.shards.iter().flatten().next().map_or(&[][..], |shard| shard.columns());
+        columns.iter().map(|column| column.row_bytes() as u64).sum()
+    }
+
+    /// Whether some of this rank's rows lie in files.
+    pub(crate) fn spilled(&self) -> bool {
+        let spilled = |segment: &Segment| self.shards.get(segment.shard)?.as_deref().map(Shard::spilled);
+        self.training.segments().iter().any(|segment| spilled(segment) == Some(true))
+    }
+
+    /// Has the system read those of the training rows `rows` that this rank owns and that lie in files.
+    pub(crate) fn read_ahead(&self, rows: &Range<u64>) {
+        for (shard, local) in self.training.within(rows) {
+            let shard = self.shards.get(shard).and_then(Option::as_deref);
+            // No shard has more rows than a u32 counts.
+            if let (Some(shard), Ok(from), Ok(to)) = (shard, u32::try_from(local.start), u32::try_from(local.end)) {
+                shard.read_ahead(Split::Train, from..to);
+            }
+        }
+    }
+
     /// The label column, if there is one here.
     pub(crate) fn label(&self) -> Option<&Column> {
         self.label.as_ref()

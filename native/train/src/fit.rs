@@ -170,9 +170,9 @@ impl TrainingConfig {
     }
 }
 
-/// The order of `rows` rows in this run.
-pub(crate) fn order(config: &TrainingConfig, rows: u64) -> Order {
-    Order::new(rows, config.batch_size, config.seed.cast_unsigned(), config.shuffle)
+/// The order of `rows` rows of `row_bytes` bytes in this run.
+pub(crate) fn order(config: &TrainingConfig, rows: u64, row_bytes: u64) -> Order {
+    Order::new(rows, row_bytes, config.batch_size, config.seed.cast_unsigned(), config.shuffle)
 }
 
 /// Trains `replica` on `data`. `alive` is asked before every step and fails if the run was aborted.
@@ -190,7 +190,7 @@ pub(crate) fn fit(
     }
     let begun = Instant::now();
     let _here = replica.place.enter()?;
-    let order = order(config, rows);
+    let order = order(config, rows, data.row_bytes());
     if let Some(node) = replica.training.needs_two_rows() {
         if config.sync_batch_norm {
             refuse_single_row_batches(node, &order, config)?;

@@ -170,12 +170,24 @@ impl Source<'_> {
         for number in first_epoch..self.config.max_epochs {
             let epoch = self.order.epoch(number);
             let start = if number == first_epoch { first_step } else { 0 };
+            if self.data.spilled() {
+                self.read_ahead(&epoch, start);
+            }
             for step in start..self.order.steps() {
+                if self.data.spilled() {
+                    self.read_ahead(&epoch, step + 1);
+                }
                 self.share(&epoch, step, ends)?;
             }
             self.validation(ends)?;
         }
         Ok(())
+    }
+
+    /// Has rows of files that batch `step` is the first to need read in windows, while the batch before it is gathered.
+    fn read_ahead(&self, epoch: &Epoch<'_>, step: u64) {
+        let windows = epoch.windows_where(step, |start, end| self.data.training.touches(start, end));
+        windows.for_each(|window| self.data.read_ahead(&window));
     }
 
     /// Loads this rank's rows of a batch, part by part.

@@ -9,8 +9,14 @@
 //!   permutation of the digits of each radix, and the slot at which the epoch begins) changes per epoch;
 //! - round j takes the j-th row of the shard's own permutation, new per epoch.
 //!
+//! A shard of more than [`WINDOW_BYTES`] is permuted window by window: its windows come in a random order, beginning
+//! somewhere inside one, and their rows in a random order each. So of all the data only one window per shard is in use
+//! at a time, some 840 MB: data larger than memory is read from its files a window at a time and not row by row. Where a
+//! shard begins differs, so that they do not all turn to the next window in the same batch.
+//!
 //! So a batch is spread evenly over the numbers, data sorted by class or day included, and so is the work of ranks that
-//! own ranges of them. Everything is a function of (n, batch size, seed, epoch): never of ranks, executors or attempts.
+//! own ranges of them. Everything is a function of (n, bytes of a row, batch size, seed, epoch): never of ranks,
+//! executors, attempts, or how much memory there is.
 //! So the batches are the same for any number of workers, and a position in the data is just (epoch, step). Every row
 //! comes exactly once per epoch; the last batch is smaller where the batch size does not divide n. Nothing is stored per
 //! row: permutations are computed, so an epoch over a billion rows costs no memory.
@@ -18,10 +24,14 @@
 //! Without shuffling nothing is scrambled or permuted: batches are still spread over the numbers, and each shard is read
 //! front to back, in the same order in every epoch.
 
+use std::ops::Range;
+
 /// The radices by which slots visit the shards. Their product, 840, is the most shards a run has.
 const RADICES: [u64; 6] = [2, 3, 2, 2, 5, 7];
-/// Rows a logical shard should have at least, so that its permutation mixes.
+/// Rows a logical shard should have at least, so that its permutation mixes; a window too.
 const ROWS_PER_SHARD: u64 = 64;
+/// Rows of a shard that are shuffled together: enough to be worth a disk's while.
+const WINDOW_BYTES: u64 = 1 << 20;
 
 /// The batches of one run.
 #[derive(Debug, Clone)]
@@ -31,11 +41,13 @@ pub struct Order {
     seed: u64,
     shuffle: bool,
     shards: u64,
+    /// Least rows of a window.
+    window: u64,
 }
 
 impl Order {
-    /// The order of `rows` rows in batches of `batch_size` (at least 1).
-    pub fn new(rows: u64, batch_size: u64, seed: u64, shuffle: bool) -> Order {
+    /// The order of `rows` rows of `row_bytes` bytes each, in batches of `batch_size` (at least 1).
+    pub fn new(rows: u64, row_bytes: u64, batch_size: u64, seed: u64, shuffle: bool) -> Order {
         let mut shards = 1;
         for radix in RADICES {
             if shards * radix * ROWS_PER_SHARD > rows {
@@ -43,7 +55,8 @@ impl Order {
             }
             shards *= radix;
         }
-        Order { rows, batch_size: batch_size.max(1), seed, shuffle, shards }
+        let window = (WINDOW_BYTES / row_bytes.max(1)).max(ROWS_PER_SHARD);
+        Order { rows, batch_size: batch_size.max(1), seed, shuffle, shards, window }
     }
 
     /// Batches per epoch.
@@ -125,20 +138,95 @@ impl Epoch<'_> {
     pub fn placed_where<'a>(
         &'a self,
         step: u64,
-        mut wanted: impl FnMut(u64, u64) -> bool + 'a,
+        wanted: impl FnMut(u64, u64) -> bool + 'a,
     ) -> impl Iterator<Item = (u64, u64)> + 'a {
+        self.visits(step, wanted).map(|visit| (visit.place, visit.row(self)))
+    }
+
+    /// The windows, as ranges of row numbers, whose first rows are in batch `step`, leaving out shards as
+    /// [`Epoch::batch_where`] does. Every row's window is named before the row comes or in the same batch.
+    pub fn windows_where<'a>(
+        &'a self,
+        step: u64,
+        wanted: impl FnMut(u64, u64) -> bool + 'a,
+    ) -> impl Iterator<Item = Range<u64>> + 'a {
+        self.visits(step, wanted).filter_map(|visit| visit.entered(self))
+    }
+
+    fn visits<'a>(
+        &'a self,
+        step: u64,
+        mut wanted: impl FnMut(u64, u64) -> bool + 'a,
+    ) -> impl Iterator<Item = Visit> + 'a {
         let first = step.saturating_mul(self.order.batch_size).min(self.order.rows);
         (first..first + self.order.batch_rows(step)).filter_map(move |position| {
             let round = position / self.order.shards;
             let slots = if round < self.whole_rounds { &self.slots } else { &self.last_round };
             let shard = *slots.get(usize::try_from(position % self.order.shards).ok()?)?;
             let (start, size) = (self.order.start(shard), self.order.size(shard));
-            if !wanted(start, start + size) {
-                return None;
-            }
-            let within = if self.order.shuffle { permute(round, size, mix(self.key ^ mix(shard + 3))) } else { round };
-            Some((position - first, start + within))
+            wanted(start, start + size).then_some(Visit { place: position - first, round, shard, start, size })
         })
+    }
+}
+
+/// The row that one place in a batch takes.
+struct Visit {
+    place: u64,
+    round: u64,
+    shard: u64,
+    /// The shard's first row.
+    start: u64,
+    /// The shard's rows.
+    size: u64,
+}
+
+/// The window that a round falls into: its number in the order of reading, and the round's own place in it.
+struct Window {
+    number: u64,
+    index: u64,
+    /// Where it lies in the shard.
+    first: u64,
+    rows: u64,
+}
+
+impl Visit {
+    fn key(&self, epoch: &Epoch<'_>) -> u64 {
+        mix(epoch.key ^ mix(self.shard + 3))
+    }
+
+    /// All windows of a shard are equal but for a last, shorter one where they do not divide it.
+    fn window(&self, epoch: &Epoch<'_>) -> Window {
+        let Order { shuffle, window, .. } = *epoch.order;
+        let count = self.size / window;
+        if count < 2 {
+            return Window { number: 0, index: self.round, first: 0, rows: self.size };
+        }
+        let rows = self.size / count;
+        let key = self.key(epoch);
+        let turned = if shuffle { (self.round + mix(key ^ 1) % self.size) % self.size } else { self.round };
+        let (number, index) = (turned / rows, turned % rows);
+        if number == count {
+            return Window { number, index, first: number * rows, rows: self.size - number * rows };
+        }
+        let at = if shuffle { permute(number, count, mix(key ^ 2)) } else { number };
+        Window { number, index, first: at * rows, rows }
+    }
+
+    fn row(&self, epoch: &Epoch<'_>) -> u64 {
+        let window = self.window(epoch);
+        let within = if epoch.order.shuffle {
+            permute(window.index, window.rows, self.key(epoch) ^ window.number)
+        } else {
+            window.index
+        };
+        self.start + window.first + within
+    }
+
+    /// The window, if this is its first row in the epoch.
+    fn entered(&self, epoch: &Epoch<'_>) -> Option<Range<u64>> {
+        let window = self.window(epoch);
+        let first = self.start + window.first;
+        (self.round == 0 || window.index == 0).then_some(first..first + window.rows)
     }
 }
 
@@ -180,8 +268,9 @@ mod tests {
     fn every_row_comes_exactly_once_per_epoch() {
         for rows in [0, 1, 2, 63, 64, 65, 127, 128, 1000, 1437, 53_760, 100_003] {
             for batch in [1, 7, 32, 1000, 200_000] {
-                for shuffle in [true, false] {
-                    let order = Order::new(rows, batch, 7, shuffle);
+                // Small rows, so that a shard is one window, and large ones in windows of 64 rows.
+                for (shuffle, row_bytes) in [(true, 4), (false, 4), (true, 1 << 20), (false, 1 << 20)] {
+                    let order = Order::new(rows, row_bytes, batch, 7, shuffle);
                     let epoch = order.epoch(3);
                     let mut seen = vec![false; rows as usize];
                     for step in 0..order.steps() {
@@ -201,7 +290,7 @@ mod tests {
     fn a_batch_takes_evenly_spaced_rows() {
         // Rows sorted by class, or ranks that own a quarter each: every batch has 15 of each, as 60 is 5 times 12.
         let (rows, batch, parts) = (84_000u64, 60, 4u64);
-        let order = Order::new(rows, batch, 1, true);
+        let order = Order::new(rows, 4, batch, 1, true);
         for epoch in 0..3 {
             let epoch = order.epoch(epoch);
             for step in 0..order.steps() {
@@ -216,7 +305,7 @@ mod tests {
     fn other_batch_sizes_and_worlds_are_within_a_few_rows_of_even() {
         let rows = 100_003u64;
         for (batch, world) in [(64, 3), (100, 7), (256, 5), (1000, 8), (31, 2)] {
-            let order = Order::new(rows, batch, 1, true);
+            let order = Order::new(rows, 4, batch, 1, true);
             let epoch = order.epoch(0);
             for step in 0..order.steps() - 1 {
                 let mut counts = vec![0i64; world as usize];
@@ -229,12 +318,55 @@ mod tests {
 
     #[test]
     fn epochs_and_seeds_give_different_orders_and_no_shuffle_the_same() {
-        let first =
-            |seed, epoch, shuffle| -> Vec<u64> { Order::new(1000, 100, seed, shuffle).epoch(epoch).batch(0).collect() };
+        let first = |seed, epoch, shuffle| -> Vec<u64> {
+            Order::new(1000, 4, 100, seed, shuffle).epoch(epoch).batch(0).collect()
+        };
         assert_ne!(first(1, 0, true), first(1, 1, true));
         assert_ne!(first(1, 0, true), first(2, 0, true));
         assert_eq!(first(1, 0, true), first(1, 0, true));
         assert_eq!(first(1, 0, false), first(2, 5, false));
+    }
+
+    #[test]
+    fn a_row_comes_after_its_window_was_named_and_windows_take_turns() {
+        // 840 shards of 1000 rows in 15 windows of 66 and a rest of 10.
+        let order = Order::new(840_000, 1 << 14, 840, 3, true);
+        let epoch = order.epoch(1);
+        let (mut named, mut entered) = (vec![false; 840_000], Vec::new());
+        for step in 0..order.steps() {
+            let windows: Vec<_> = epoch.windows_where(step, |_, _| true).collect();
+            windows.iter().cloned().flatten().for_each(|row| named[row as usize] = true);
+            entered.push(windows.len());
+            assert!(epoch.batch(step).all(|row| named[row as usize]), "step {step}");
+        }
+        // The first batch enters a window of each shard, and those that follow some 13 each, never many at once.
+        assert_eq!(entered[0], 840);
+        assert!(entered[1..].iter().all(|&count| count < 50), "{entered:?}");
+    }
+
+    #[test]
+    fn windows_mix_rows_over_the_whole_epoch_and_anew_in_each() {
+        // When row r of the data comes, in two epochs: uniform and uncorrelated would be 0 within 1/sqrt(n) = 0.0011.
+        let rows = 840_000u64;
+        let order = Order::new(rows, 1 << 14, 4_000, 3, true);
+        let times = |epoch| {
+            let mut times = vec![0f64; rows as usize];
+            let (epoch, mut time) = (order.epoch(epoch), 0.0);
+            for row in (0..order.steps()).flat_map(|step| epoch.batch(step)) {
+                times[row as usize] = time;
+                time += 1.0;
+            }
+            times
+        };
+        let correlation = |one: &[f64], other: &[f64]| {
+            let mean = (rows - 1) as f64 / 2.0;
+            let products = one.iter().zip(other).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
+            products / one.iter().map(|a| (a - mean).powi(2)).sum::<f64>()
+        };
+        let (first, second) = (times(0), times(1));
+        let numbers: Vec<f64> = (0..rows).map(|row| row as f64).collect();
+        assert!(correlation(&numbers, &first).abs() < 0.01, "{}", correlation(&numbers, &first));
+        assert!(correlation(&first, &second).abs() < 0.05, "{}", correlation(&first, &second));
     }
 
     #[test]
@@ -258,7 +390,7 @@ mod tests {
     #[test]
     fn the_order_is_frozen() {
         // A resumed run must see the same batches after an upgrade.
-        let order = Order::new(1437, 8, 42, true);
+        let order = Order::new(1437, 4, 8, 42, true);
         assert_eq!(order.epoch(0).batch(0).collect::<Vec<_>>(), FROZEN_FIRST);
         assert_eq!(order.epoch(1).batch(179).collect::<Vec<_>>(), FROZEN_LAST);
     }

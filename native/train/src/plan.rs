@@ -169,6 +169,18 @@ impl Owned {
         self.segments.get(next).is_some_and(|segment| segment.rows.start < end)
     }
 
+    /// Those of the rows `rows` that are owned: the shard, and the rows in it.
+    pub(crate) fn within(&self, rows: &Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
+        let (start, end) = (rows.start, rows.end);
+        let next = self.segments.partition_point(|segment| segment.rows.end <= start);
+        let touched =
+            self.segments.get(next..).unwrap_or(&[]).iter().take_while(move |segment| segment.rows.start < end);
+        touched.map(move |segment| {
+            let local = |row: u64| segment.first + (row - segment.rows.start);
+            (segment.shard, local(start.max(segment.rows.start))..local(end.min(segment.rows.end)))
+        })
+    }
+
     /// The shard and the row in it that has this global number, if this rank owns it.
     pub(crate) fn locate(&self, row: u64) -> Option<(usize, u64)> {
         let next = self.segments.partition_point(|segment| segment.rows.end <= row);
@@ -308,7 +320,7 @@ mod tests {
             let balance = Balance::new(&shards, &processes);
             let owned: Vec<Owned> = (0..processes.len()).map(|rank| balance.owned(|s| s.rows, rank).unwrap()).collect();
             for batch in [50, 256, 1000] {
-                let order = Order::new(rows, batch, 7, true);
+                let order = Order::new(rows, 4, batch, 7, true);
                 let epoch = order.epoch(2);
                 for step in 0..order.steps() {
                     let even = order.batch_rows(step) as f64 / processes.len() as f64;

@@ -132,8 +132,8 @@ impl Session {
         config.check()?;
         tch::set_num_threads(config.threads);
         config.training.check_validation(config.shards.iter().map(|shard| shard.validation_rows).sum())?;
-        let rows = config.shards.iter().map(|shard| shard.rows).sum();
-        let total = fit::order(&config.training, rows).steps() * config.training.max_epochs;
+        let rows: u64 = config.shards.iter().map(|shard| shard.rows).sum();
+        let total = rows.div_ceil(config.training.batch_size) * config.training.max_epochs;
         let replica = Box::new(Replica::of_run(
             Place::open(config.device)?,
             program,

@@ -89,7 +89,7 @@ fn every_part_holds_the_rows_of_the_order_with_their_labels_and_weights() {
         let config = config(7, accumulation);
         let replica = replica(&config);
         let data = data(&replica, &[(11, 2), (0, 0), (1, 5), (25, 3)]);
-        let order = fit::order(&config, 37);
+        let order = fit::order(&config, 37, data.row_bytes());
         let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 2) };
         std::thread::scope(|scope| {
             let mut loader = Loader::start(scope, 0, source, None).unwrap();
@@ -159,7 +159,7 @@ fn the_thread_is_at_most_two_parts_ahead_and_fills_the_same_memory_again() {
     let config = config(4, 1);
     let replica = replica(&config);
     let data = data(&replica, &[(40, 0)]);
-    let order = fit::order(&config, 40);
+    let order = fit::order(&config, 40, data.row_bytes());
     let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 0) };
     std::thread::scope(|scope| {
         let mut loader = Loader::start(scope, 0, source, None).unwrap();
@@ -211,7 +211,7 @@ fn rows_that_cannot_be_gathered_fail_the_step_that_needs_them() {
     let config = config(4, 1);
     let replica = replica(&config);
     let mut data = data(&replica, &[(40, 0)]);
-    let order = fit::order(&config, 40);
+    let order = fit::order(&config, 40, data.row_bytes());
     data.lose_shards();
     let source = Source { data: &data, order: &order, config: &config, world: 1, start: (0, 0) };
     std::thread::scope(|scope| {
