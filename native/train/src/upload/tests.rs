@@ -71,8 +71,9 @@ impl Lazy {
     /// Does all that is left; what the steps have read, in their order.
     pub(crate) fn finish(&self) -> Vec<Vec<f32>> {
         let mut state = self.state();
-        state.run(Line::Copies, usize::MAX);
+        // Steps first: one that does not wait for its copies reads before them.
         state.run(Line::Steps, usize::MAX);
+        state.run(Line::Copies, usize::MAX);
         std::mem::take(&mut state.read)
     }
 }
