@@ -33,3 +33,12 @@ def test_pictures_are_those_of_pillow_and_torchvision(results: dict[str, dict[st
     # inverse transform otherwise and interpolate colours, which are stored at half the size, by other weights.
     assert all(worst <= (2 if " png " in key else 8) for key, worst in found["worst"].items()), found["worst"]
     assert all(mean <= (0.6 if " png " in key else 1.5) for key, mean in found["mean"].items()), found["mean"]
+
+
+def test_other_outputs_are_columns_beside_the_prediction(results: dict[str, dict[str, Any]]) -> None:
+    found = results["outputs"]
+    assert found["types"]["hidden"] == "vector"
+    assert found["types"]["sum"] == "double"
+    assert found["columns"][-3:] == ["prediction", "probability", "raw"]
+    # The same operations on float32 numbers below 3, perhaps in another order of sums.
+    assert all(difference < 1e-5 for each in found["differences"].values() for difference in each), found["differences"]

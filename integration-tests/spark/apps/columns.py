@@ -70,6 +70,50 @@ report(
 )
 
 
+class Twofold(nn.Module):
+    """Logits, and beside them what they are made of and one number of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = torch.tanh(self.hidden(x))
+        return self.out(hidden), hidden, hidden.sum(1)
+
+
+# Other outputs beside the prediction: of a loaded model, and on a stream.
+points = spark.range(80).selectExpr(
+    "id", "transform(sequence(0, 3), i -> cast(sin(id * 3 + i * i) as float)) as features", "id % 2 as label"
+)
+points.write.parquet(f"file://{folder}/points")
+twofold = Twofold()
+TorchEstimator(model=twofold, outputCols=["", "hidden", "sum"], numWorkers=2).fit(points).save(
+    f"file://{folder}/twofold"
+)
+outputs = TorchModel.load(f"file://{folder}/twofold")
+twofold.load_state_dict(outputs.state_dict())
+stream = spark.readStream.schema(points.schema).parquet(f"file://{folder}/points")
+query = outputs.transform(stream).writeStream.format("memory").queryName("streamed").trigger(availableNow=True).start()
+query.awaitTermination(300)
+differences = {}
+for how, frame in {"loaded": outputs.transform(points), "stream": spark.table("streamed")}.items():
+    rows = frame.orderBy("id").collect()
+    with torch.no_grad():
+        logits, hidden, total = twofold.eval()(torch.tensor([row.features for row in rows]))
+    differences[how] = [
+        (torch.tensor([row.hidden.toArray().tolist() for row in rows]) - hidden).abs().max().item(),
+        (torch.tensor([row["sum"] for row in rows]) - total).abs().max().item(),
+        float(sum(row.prediction != choice for row, choice in zip(rows, logits.argmax(1).tolist(), strict=True))),
+    ]
+report(
+    "outputs",
+    differences=differences,
+    types={field.name: field.dataType.simpleString() for field in outputs.transform(points).schema},
+    columns=outputs.copy({outputs.outputCols: ["raw", "", ""]}).transform(points).columns,
+)
+
+
 class Shown(nn.Module):
     """Predicts the pixels that it is given."""
 

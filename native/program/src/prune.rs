@@ -1,7 +1,7 @@
 //! From a program that also computes its loss to the part that predicts.
 //!
 //! A program that returns its own loss takes the labels as inputs, which nobody has when predicting. [`Program::pruned`]
-//! keeps what one output needs: the nodes that lead to it and the inputs that those read. A size that is read off an
+//! keeps what some outputs need: the nodes that lead to it and the inputs that those read. A size that is read off an
 //! input that goes is read off one that stays and has the same symbol, such as the number of rows.
 //!
 //! Meant for evaluation: a node that only updates a buffer goes too.
@@ -12,31 +12,36 @@ use crate::ir::{Arg, Dim, Node, Program, ValueId};
 use crate::mutation::{shares, writes as written};
 
 impl Program {
-    /// The program that returns output `index` alone, without the nodes and inputs that it does not need. Weights and
-    /// values stay as they are. `None` if there is no such output.
+    /// The program that returns the outputs at `indices` alone, in this order, without the nodes and inputs that none of
+    /// them needs: the inputs are those that [`Program::needed_inputs`] says of each. Weights and values stay as they are.
+    /// `None` if there is no such output.
     #[must_use]
-    pub fn pruned(&self, index: usize) -> Option<Self> {
-        let output = *self.outputs.get(index)?;
-        let needs = Needs::of(self, output);
+    pub fn pruned(&self, indices: &[usize]) -> Option<Self> {
+        let outputs: Vec<ValueId> =
+            indices.iter().map(|&index| self.outputs.get(index).copied()).collect::<Option<_>>()?;
+        let mut needs = Needs::of(self, &outputs);
+        needs.inputs = indices.iter().flat_map(|&index| self.needed_inputs(index)).collect();
+        needs.inputs.sort_unstable();
+        needs.inputs.dedup();
         let mut program = self.clone();
         program.nodes = needs.nodes.iter().filter_map(|&at| self.nodes.get(at)).cloned().collect();
         for node in &mut program.nodes {
             needs.read_size_elsewhere(self, node);
         }
         program.inputs = needs.inputs.iter().filter_map(|&at| self.inputs.get(at)).cloned().collect();
-        program.outputs = vec![output];
-        program.output_names = self.output_names.get(index).cloned().into_iter().collect();
+        program.outputs = outputs;
+        program.output_names = indices.iter().filter_map(|&index| self.output_names.get(index)).cloned().collect();
         Some(program)
     }
 
     /// The inputs, by position, that output `index` needs.
     #[must_use]
     pub fn needed_inputs(&self, index: usize) -> Vec<usize> {
-        self.outputs.get(index).map_or_else(Vec::new, |&output| Needs::of(self, output).inputs)
+        self.outputs.get(index).map_or_else(Vec::new, |&output| Needs::of(self, &[output]).inputs)
     }
 }
 
-/// What one output needs.
+/// What outputs need.
 struct Needs {
     /// Positions of the nodes that stay, in order.
     nodes: Vec<usize>,
@@ -45,12 +50,12 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(program: &Program, output: ValueId) -> Needs {
+    fn of(program: &Program, outputs: &[ValueId]) -> Needs {
         let memory = memory(program);
         let place = |value: ValueId| memory.get(&value).copied().unwrap_or(value);
-        let mut live = HashSet::from([output]);
+        let mut live: HashSet<ValueId> = outputs.iter().copied().collect();
         // Tensors of which some view is live: writing into one of them matters.
-        let mut touched = HashSet::from([place(output)]);
+        let mut touched: HashSet<ValueId> = outputs.iter().map(|&output| place(output)).collect();
         let mut sizes = HashSet::new();
         let mut nodes = Vec::new();
         for (at, node) in program.nodes.iter().enumerate().rev() {
@@ -167,12 +172,21 @@ mod tests {
     #[test]
     fn what_the_output_does_not_need_goes() {
         let program = program();
-        let pruned = program.pruned(1).unwrap();
+        let pruned = program.pruned(&[1]).unwrap();
         assert_eq!(pruned.nodes.len(), 1);
         assert_eq!(pruned.output_names, ["hidden"]);
         assert_eq!(pruned.parameters.len(), program.parameters.len(), "weights are read by name all the same");
-        assert_eq!(program.pruned(0).unwrap().nodes, program.nodes);
-        assert!(program.pruned(2).is_none());
+        assert_eq!(program.pruned(&[0]).unwrap().nodes, program.nodes);
+        assert!(program.pruned(&[0, 2]).is_none());
+    }
+
+    #[test]
+    fn several_outputs_keep_what_any_of_them_needs_in_the_order_they_are_asked_for() {
+        let program = program();
+        let both = program.pruned(&[1, 0]).unwrap();
+        assert_eq!(both.nodes, program.nodes);
+        assert_eq!(both.output_names, ["hidden", program.output_names[0].as_str()]);
+        assert_eq!(both.outputs, [program.outputs[1], program.outputs[0]]);
     }
 
     #[test]
@@ -204,7 +218,7 @@ mod tests {
 
         assert_eq!(program.needed_inputs(0), [0, 1]);
         assert_eq!(program.needed_inputs(1), [0]);
-        let pruned = program.pruned(1).unwrap();
+        let pruned = program.pruned(&[1]).unwrap();
         assert_eq!(pruned.inputs.len(), 1);
         let names: Vec<&str> = pruned.nodes.iter().filter_map(Node::aten).collect();
         assert_eq!(names, ["aten::sym_size", "aten::linear", "aten::view"]);
@@ -218,7 +232,7 @@ mod tests {
         let (view, written) = (value(&mut program, "view", "s"), value(&mut program, "written", "s"));
         program.nodes.push(node("view", vec![("self", Arg::Tensor(hidden))], Output::Tensor(view)));
         program.nodes.push(node("relu_", vec![("self", Arg::Tensor(view))], Output::Tensor(written)));
-        let pruned = program.pruned(1).unwrap();
+        let pruned = program.pruned(&[1]).unwrap();
         let names: Vec<&str> = pruned.nodes.iter().filter_map(Node::aten).collect();
         assert_eq!(names, ["aten::linear", "aten::view", "aten::relu_"]);
     }

@@ -28,6 +28,9 @@ pub struct ModelConfig {
     /// The output that predicts, as in training.
     #[serde(default)]
     pub prediction_output: Option<String>,
+    /// Positions of outputs that are told as they are, beside the prediction.
+    #[serde(default)]
+    pub outputs: Vec<usize>,
     /// One column per input that the prediction needs, in the program's order.
     pub columns: Vec<Column>,
 }
@@ -38,6 +41,8 @@ pub struct Model {
     config: ModelConfig,
     /// What predicts, without its weights' bytes: they are in `state`.
     program: Program,
+    /// Which of the program's outputs are told as they are.
+    others: Vec<usize>,
     place: Place,
     /// Locked for as long as it takes to make a predictor: libtorch counts the tensors' owners, tch does not say so.
     state: Mutex<State>,
@@ -54,8 +59,22 @@ impl Model {
         }
         let heap = Heap::keep();
         let predicted = Judge::new(&config.loss, program, config.prediction_output.as_deref())?.prediction();
-        let mut program =
-            program.pruned(predicted).ok_or_else(|| Error::Config("the program returns nothing".to_owned()))?;
+        // The one that predicts comes first, and each comes once.
+        let mut wanted = vec![predicted];
+        let mut others = Vec::with_capacity(config.outputs.len());
+        for &output in &config.outputs {
+            let place = wanted.iter().position(|&known| known == output).unwrap_or_else(|| {
+                wanted.push(output);
+                wanted.len() - 1
+            });
+            others.push(place);
+        }
+        let mut program = program.pruned(&wanted).ok_or_else(|| {
+            Error::Config(format!(
+                "the outputs {wanted:?} are asked for, but the program has {}",
+                program.outputs.len()
+            ))
+        })?;
         if config.columns.len() != program.inputs.len()
             || config.columns.iter().any(|column| column.role != Role::Input)
         {
@@ -66,10 +85,12 @@ impl Model {
             )));
         }
         // The caller lays its results out by these sizes, before anything has run.
-        let output = program.outputs.first().and_then(|&output| program.meta(output));
-        if output.is_none_or(|meta| meta.shape.iter().skip(1).any(|dim| dim.as_static().is_none())) {
+        let fixed = |output| {
+            program.meta(output).is_some_and(|meta| meta.shape.iter().skip(1).all(|dim| dim.as_static().is_some()))
+        };
+        if !program.outputs.iter().all(|&output| fixed(output)) {
             return Err(Error::Config(
-                "the output that predicts has a symbolic size beside the batch; export it static".to_owned(),
+                "an output that is asked for has a symbolic size beside the batch; export it static".to_owned(),
             ));
         }
         let layouts = config
@@ -90,7 +111,7 @@ impl Model {
         program.parameters.iter_mut().for_each(|parameter| parameter.tensor.bytes = Bytes::new([]));
         program.buffers.iter_mut().for_each(|buffer| buffer.tensor.bytes = Bytes::new([]));
         program.constants.iter_mut().for_each(|constant| constant.tensor.bytes = Bytes::new([]));
-        Ok(Model { config, program, place, state: Mutex::new(state), layouts, _heap: heap })
+        Ok(Model { config, program, others, place, state: Mutex::new(state), layouts, _heap: heap })
     }
 
     /// A predictor of its own for one more thread, over the same weights.
@@ -109,7 +130,7 @@ pub struct Predictor {
     runner: Runner,
     /// One tensor per input, as many rows as were reserved.
     room: Vec<Tensor>,
-    /// The last results, float64: the prediction, and the probabilities of a classifier.
+    /// The last results, float64: the prediction, the probabilities of a classifier, and other outputs.
     results: Vec<Tensor>,
     model: Arc<Model>,
 }
@@ -123,9 +144,9 @@ impl Predictor {
         self.room.iter().map(tensors::address).collect()
     }
 
-    /// Predicts the first `rows` rows of the room. Returns two addresses of float64: the predictions (the class, or the
-    /// output's values, row by row) and the probabilities (0 unless the loss makes the output one). They hold until the
-    /// next `predict`.
+    /// Predicts the first `rows` rows of the room. Returns addresses of float64: the predictions (the class, or the
+    /// output's values, row by row), the probabilities (0 unless the loss makes the output one), and the values of each
+    /// of the configuration's `outputs`. They hold until the next `predict`.
     pub fn predict(&mut self, rows: usize) -> Result<Vec<u64>> {
         let _no_graph = tch::no_grad_guard();
         tch::set_num_threads(self.model.config.threads);
@@ -139,11 +160,18 @@ impl Predictor {
             ))
         })?;
         let _here = self.place.enter()?;
-        let output = self.output(&inputs)?;
-        let results = self.model.config.loss.predictions(&output).doing("computing predictions")?;
-        self.results = results.iter().map(to_host).collect::<Result<_>>()?;
-        let mut addresses = self.results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
+        let outputs = self.outputs(&inputs)?;
+        let [output, ..] = outputs.as_slice() else { return Err(nothing()) };
+        let told = self.model.config.loss.predictions(output).doing("computing predictions")?;
+        let mut results = told.iter().map(to_host).collect::<Result<Vec<_>>>()?;
+        let mut addresses = results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
         addresses.resize(2, 0);
+        for other in self.model.others.iter().filter_map(|&place| outputs.get(place)) {
+            let values = to_host(&dense(other).doing("bringing an output into the form of a column")?)?;
+            addresses.push(tensors::address(&values)?);
+            results.push(values);
+        }
+        self.results = results;
         Ok(addresses)
     }
 
@@ -151,22 +179,30 @@ impl Predictor {
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Tensor> {
         let _no_graph = tch::no_grad_guard();
         let _here = self.place.enter()?;
-        to_host(&self.output(inputs)?)
+        to_host(self.outputs(inputs)?.first().ok_or_else(nothing)?)
     }
 
-    /// The output where it was computed.
-    fn output(&mut self, inputs: &[Tensor]) -> Result<Tensor> {
+    /// The outputs where they were computed; the one that predicts is the first.
+    fn outputs(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let rows = inputs.first().and_then(|input| input.size().first().copied());
         let inputs = inputs.iter().map(|input| self.place.bring(input)).collect::<Result<Vec<_>>>()?;
-        match self.runner.run(&inputs)?.into_iter().next() {
-            Some(output) if output.size().first().copied() == rows => Ok(output),
+        let outputs = self.runner.run(&inputs)?;
+        match outputs.iter().find(|output| output.size().first().copied() != rows) {
+            None => Ok(outputs),
             Some(output) => {
                 let rows = rows.unwrap_or(0);
                 Err(Error::Config(format!("the program returned {:?} for {rows} rows", output.size())))
             }
-            None => Err(Error::Config("the program returned nothing".to_owned())),
         }
     }
+}
+
+fn nothing() -> Error {
+    Error::Config("the program returned nothing".to_owned())
+}
+
+fn dense(tensor: &Tensor) -> std::result::Result<Tensor, tch::TchError> {
+    tensor.f_to_kind(tch::Kind::Double)?.f_contiguous()
 }
 
 fn to_host(tensor: &Tensor) -> Result<Tensor> {
@@ -209,6 +245,29 @@ mod tests {
         for (thread, expected) in threads.into_iter().zip(expected) {
             assert!(thread.join().unwrap().iter().all(|found| *found == expected));
         }
+    }
+
+    #[test]
+    fn outputs_are_told_beside_the_prediction_in_the_order_they_are_asked_for() {
+        let graph = r#"{"inputs":[{"name":"x","shape":[4]}],"layers":[{"type":"dense","units":5,"activation":"tanh","name":"h",
+            "inputs":["x"]},{"type":"dense","units":3,"name":"y","inputs":["h"]}],"outputs":["y","h"],"seed":1}"#;
+        let program = Program::read(graph.as_bytes().to_vec()).unwrap();
+        let open = |outputs: &[usize]| {
+            let name = program.value(program.inputs[0].value).unwrap().name.clone();
+            let config = serde_json::json!({"threads": 1, "device": "cpu", "loss": {"name": "mse"}, "outputs": outputs,
+                "columns": [{"name": name, "role": "input", "dtype": "float32", "width": 4}]});
+            Model::open(serde_json::from_value(config).unwrap(), &program, None).map(Arc::new)
+        };
+        let mut predictor = open(&[1, 0, 1]).unwrap().predictor().unwrap();
+        predictor.reserve(64).unwrap();
+        predictor.room[0].copy_(&rows(1.0));
+        assert_eq!(predictor.predict(64).unwrap().len(), 5);
+        let [prediction, hidden, same, again] = predictor.results.as_slice() else { panic!("four results") };
+        assert_eq!((hidden.size(), same.size()), (vec![64, 5], vec![64, 3]));
+        assert_eq!((prediction, hidden), (same, again));
+        let mut alone = open(&[]).unwrap().predictor().unwrap();
+        assert_eq!(alone.run(&[rows(1.0)]).unwrap().to_kind(tch::Kind::Double), *prediction);
+        assert!(open(&[2]).err().unwrap().to_string().contains("[0, 2] are asked for, but the program has 2"));
     }
 
     #[test]

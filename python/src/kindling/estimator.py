@@ -122,6 +122,7 @@ class Settings(TypedDict, total=False):
     predictionCol: str
     probabilityCol: str
     predictedLabelCol: str | None
+    outputCols: Sequence[str] | None
     validationIndicatorCol: str | None
     validationFraction: float
     metrics: Sequence[str] | None

@@ -132,6 +132,11 @@ class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabi
         TypeConverters.toString,
         "a column for the predicted class as the string that it stands for, where the label is in indexCols",
     )
+    outputCols: Param[list[str]] = param(
+        "outputCols",
+        TypeConverters.toListString,
+        "columns for the program's outputs as they are, one for each in its order; an empty name leaves one out",
+    )
     device: Param[str] = param("device", TypeConverters.toString, "where to compute: auto, cpu or cuda")
     inferBatchSize: Param[int] = param("inferBatchSize", TypeConverters.toInt, "rows predicted at once")
     libtorch: Param[str] = param(
@@ -146,6 +151,7 @@ class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabi
     setProbabilityCol = Setter(HasProbabilityCol.probabilityCol)
     setHandleInvalid = Setter(HasHandleInvalid.handleInvalid)
     getInputShapes, setInputShapes = Getter(inputShapes), Setter(inputShapes)
+    getOutputCols, setOutputCols = Getter(outputCols), Setter(outputCols)
     getPredictedLabelCol, setPredictedLabelCol = Getter(predictedLabelCol), Setter(predictedLabelCol)
     getDevice, setDevice = Getter(device), Setter(device)
     getInferBatchSize, setInferBatchSize = Getter(inferBatchSize), Setter(inferBatchSize)

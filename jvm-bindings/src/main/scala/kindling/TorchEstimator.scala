@@ -93,7 +93,8 @@ class TorchEstimator(override val uid: String)
     ): Unit)
     get(weightCol).filter(_.nonEmpty).foreach(ColumnTypes.anyNumber(columns, _, "weightCol"): Unit)
     val judgedBy = Loss.of(this)
-    OutputColumns.of(this, judgedBy, PredictionWidth.several(this, judgedBy, columns)).appendTo(schema)
+    val wide = PredictionWidth.several(this, judgedBy, columns)
+    OutputColumns.of(this, judgedBy, wide, PredictionWidth.others(this, judgedBy, columns)).appendTo(schema)
   }
 
   override def copy(extra: ParamMap): TorchEstimator = {
@@ -113,6 +114,7 @@ class TorchEstimator(override val uid: String)
   def setLabelCol(value: String): this.type = set(labelCol, value)
   def setPredictionCol(value: String): this.type = set(predictionCol, value)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
+  def setOutputCols(value: Array[String]): this.type = set(outputCols, value)
   def setPredictedLabelCol(value: String): this.type = set(predictedLabelCol, value)
   def setValidationIndicatorCol(value: String): this.type = set(validationIndicatorCol, value)
   def setValidationFraction(value: Double): this.type = set(validationFraction, value)

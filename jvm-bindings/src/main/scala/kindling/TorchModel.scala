@@ -87,7 +87,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
       uid,
       network,
       layout(schema),
-      OutputColumns.of(this, judgedBy, output.width > 1),
+      OutputColumns.of(this, judgedBy, output),
       output,
       network.vocabularies.find(_.column == getLabelCol),
       HandleInvalid.named(getHandleInvalid),
@@ -104,7 +104,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
   override def transformSchema(schema: StructType): StructType = {
     val columns = NestedFields.beside(schema, NestedFields.inputs(this))
     layout(columns): Unit
-    OutputColumns.of(this, judgedBy, output.width > 1).appendTo(schema)
+    OutputColumns.of(this, judgedBy, output).appendTo(schema)
   }
 
   private def layout(columns: StructType): FeatureLayout = FeatureLayout.forPrediction(
@@ -115,7 +115,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
 
   private def judgedBy: Loss = Loss.of(this)
 
-  private def output: OutputLayout = OutputLayout.of(network.program.description, judgedBy, get(predictionOutput))
+  private def output: OutputLayout = FeatureLayout.Choice.of(this).output(network.program.description)
 
   override def copy(extra: ParamMap): TorchModel = {
     val copied = new TorchModel(uid)
@@ -135,6 +135,7 @@ class TorchModel(override val uid: String) extends Model[TorchModel] with TorchP
   def setInputCols(value: Array[String]): this.type = set(inputCols, value)
   def setPredictionCol(value: String): this.type = set(predictionCol, value)
   def setProbabilityCol(value: String): this.type = set(probabilityCol, value)
+  def setOutputCols(value: Array[String]): this.type = set(outputCols, value)
   def setPredictedLabelCol(value: String): this.type = set(predictedLabelCol, value)
   def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
   def setInferBatchSize(value: Int): this.type = set(inferBatchSize, value)

@@ -98,6 +98,7 @@ class TorchParamsSuite extends SparkSuite {
       "stringOrderType" -> Some("frequencyDesc"),
       "predictedLabelCol" -> None,
       "pixelRange" -> None,
+      "outputCols" -> None,
       "predictionCol" -> Some("prediction"),
       "probabilityCol" -> Some("probability"),
       "validationIndicatorCol" -> None,

@@ -151,8 +151,9 @@ public final class Native {
   public static native void modelReserve(long key, int rows, long[] addresses);
 
   /**
-   * Predicts the first {@code rows} of the reserved rows. Fills two addresses of float64 rows: the
-   * prediction, and the probabilities of all classes or 0 where the loss has none.
+   * Predicts the first {@code rows} of the reserved rows. Fills addresses of float64 rows: the
+   * prediction, the probabilities of all classes or 0 where the loss has none, and each of the {@code outputs} (positions)
+   * of the configuration.
    */
   public static native void modelPredict(long key, int rows, long[] addresses);
 

@@ -52,6 +52,14 @@ private[kindling] object Check {
     (values.nonEmpty && values.forall(_.trim.nonEmpty)) ||
       refuse(name, values.mkString("[", ", ", "]"), "at least one name, none of them empty")
 
+  /** Names of which some may be empty, but not all. */
+  def someNamed(name: String): Array[String] => Boolean = values =>
+    values.exists(_.trim.nonEmpty) || refuse(
+      name,
+      values.mkString("[", ", ", "]"),
+      "names, of which one at least is not empty"
+    )
+
   def notEmpty(name: String): String => Boolean = value => value.trim.nonEmpty || refuse(name, "empty", "not empty")
 
   /** For parameters with a parser: its sentence is the message. */

@@ -34,10 +34,19 @@ private[kindling] trait ColumnParams extends Params {
     Check.oneOf("pixelRange", "unit", "byte")
   )
 
+  final val outputCols: StringArrayParam = new StringArrayParam(
+    this,
+    "outputCols",
+    "columns for the program's outputs as they are, one for each in the program's order, beside the prediction; an empty name " +
+      "leaves one out; by default none",
+    Check.someNamed("outputCols")
+  )
+
   setDefault(stringOrderType -> "frequencyDesc")
 
   final def getIndexCols: Array[String] = $(indexCols)
   final def getStringOrderType: String = $(stringOrderType)
+  final def getOutputCols: Array[String] = $(outputCols)
   final def getPixelRange: String = $(pixelRange)
   final def getPredictedLabelCol: String = $(predictedLabelCol)
 }

@@ -116,8 +116,13 @@ private[kindling] object FeatureLayout {
       predictionOutput: Option[String],
       indicatorCol: Option[String],
       indexing: Indexing = Indexing.none,
-      pixelRange: Option[String] = None
-  )
+      pixelRange: Option[String] = None,
+      outputCols: Option[Seq[String]] = None
+  ) {
+
+    /** What the program gives under these parameters. */
+    def output(program: ProgramDescription): OutputLayout = OutputLayout.of(program, loss, predictionOutput, outputCols)
+  }
 
   object Choice {
     def of(p: TorchParams): Choice = of(p, Indexing.of(p))
@@ -133,7 +138,8 @@ private[kindling] object FeatureLayout {
         predictionOutput = get(predictionOutput),
         indicatorCol = get(validationIndicatorCol).filter(_.nonEmpty),
         indexing = indexing,
-        pixelRange = get(pixelRange)
+        pixelRange = get(pixelRange),
+        outputCols = get(outputCols).map(_.toSeq)
       )
     }
   }
@@ -141,7 +147,7 @@ private[kindling] object FeatureLayout {
   /** The layout for training: inputs, label, weight and the validation indicator. */
   def forTraining(schema: StructType, program: ProgramDescription, choice: Choice): FeatureLayout = {
     val inputs = inputColumns(schema, program, choice, program.inputs.indices)
-    val label = labelColumn(schema, OutputLayout.of(program, choice.loss, choice.predictionOutput).label, choice)
+    val label = labelColumn(schema, choice.output(program).label, choice)
     val weight = choice.weightCol.map { name =>
       val field = ColumnTypes.anyNumber(schema, name, "weightCol")
       NativeColumn(name, Role.Weight, DType.Float64, 1, Filling.Weight(field))
@@ -154,7 +160,7 @@ private[kindling] object FeatureLayout {
 
   /** The layout for prediction: the inputs alone, and of them those that the prediction needs. */
   def forPrediction(schema: StructType, program: ProgramDescription, choice: Choice): FeatureLayout = {
-    val needed = OutputLayout.of(program, choice.loss, choice.predictionOutput).inputs
+    val needed = choice.output(program).inputs
     FeatureLayout(inputColumns(schema, program, choice, needed), None)
   }
 

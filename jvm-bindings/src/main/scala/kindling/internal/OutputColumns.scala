@@ -5,23 +5,26 @@ import org.apache.spark.sql.types.{DoubleType, StringType, StructField, StructTy
 
 /**
  * The columns that a model adds: the prediction (a class index or number as Double, several numbers as a Vector), for losses that make
- * the output one the probabilities, and of an indexed label the string that the predicted class stands for. An empty name leaves a
- * column out, as Spark ML does it.
+ * the output one the probabilities, of an indexed label the string that the predicted class stands for, and other outputs of the
+ * program as they are, with whether they have several numbers a row. An empty name leaves a column out, as Spark ML does it.
  */
 private[kindling] final case class OutputColumns(
     prediction: Option[String],
     probability: Option[String],
     wide: Boolean,
-    label: Option[String] = None
+    label: Option[String] = None,
+    others: Seq[(String, Boolean)] = Nil
 ) {
 
   private def named: Seq[(String, StructField)] =
-    prediction.map { name =>
-      "predictionCol" -> StructField(name, if (wide) SQLDataTypes.VectorType else DoubleType, nullable = false)
-    }.toSeq ++
+    prediction.map(name => "predictionCol" -> numbers(name, wide)).toSeq ++
       probability.map(name => "probabilityCol" -> StructField(name, SQLDataTypes.VectorType, nullable = false)) ++
       // The network may have more classes than the label has values.
-      label.map(name => "predictedLabelCol" -> StructField(name, StringType, nullable = true))
+      label.map(name => "predictedLabelCol" -> StructField(name, StringType, nullable = true)) ++
+      others.map { case (name, wide) => "outputCols" -> numbers(name, wide) }
+
+  private def numbers(name: String, wide: Boolean): StructField =
+    StructField(name, if (wide) SQLDataTypes.VectorType else DoubleType, nullable = false)
 
   def fields: Seq[StructField] = named.map { case (_, field) => field }
 
@@ -44,10 +47,16 @@ private[kindling] final case class OutputColumns(
 }
 
 private[kindling] object OutputColumns {
-  def of(params: TorchParams, loss: Loss, wide: Boolean): OutputColumns = OutputColumns(
+
+  /** Of a program that is known. */
+  def of(params: TorchParams, loss: Loss, output: OutputLayout): OutputColumns =
+    of(params, loss, output.width > 1, output.others.map(other => other.column -> (other.width > 1)))
+
+  def of(params: TorchParams, loss: Loss, wide: Boolean, others: Seq[(String, Boolean)]): OutputColumns = OutputColumns(
     prediction = Some(params.getPredictionCol).filter(_.nonEmpty),
     probability = Some(params.getProbabilityCol).filter(name => loss.tellsProbabilities && name.nonEmpty),
     wide = wide,
-    label = Indexing.predictedLabel(params)
+    label = Indexing.predictedLabel(params),
+    others = others
   )
 }

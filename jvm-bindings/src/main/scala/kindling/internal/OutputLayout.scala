@@ -27,22 +27,64 @@ private[kindling] object LabelLayout {
   final case class Sequence(time: Int, padding: Long) extends LabelLayout
 }
 
+/** An output of the program that becomes a column as it is: its position and how many numbers a row has. */
+private[kindling] final case class OtherOutput(index: Int, column: String, width: Int)
+
 /**
  * What a program gives for a row under a loss: `width` numbers of the prediction, `probabilities` of them beside it, and the label
- * it is judged by. `inputs` are the positions of the program's inputs that the prediction needs.
+ * it is judged by. `inputs` are the positions of the program's inputs that the prediction and the `others` need.
  */
 private[kindling] final case class OutputLayout(
     width: Int,
     probabilities: Int,
     binary: Boolean,
     label: LabelLayout,
-    inputs: Seq[Int]
+    inputs: Seq[Int],
+    others: Seq[OtherOutput] = Nil
 )
 
 private[kindling] object OutputLayout {
 
-  /** Refuses a program whose outputs the loss cannot judge. `chosen` is the parameter predictionOutput. */
-  def of(program: ProgramDescription, loss: Loss, chosen: Option[String]): OutputLayout = {
+  /**
+   * Refuses a program whose outputs the loss cannot judge, or cannot be columns. `chosen` is the parameter predictionOutput, `columns`
+   * is outputCols.
+   */
+  def of(
+      program: ProgramDescription,
+      loss: Loss,
+      chosen: Option[String],
+      columns: Option[Seq[String]] = None
+  ): OutputLayout = {
+    val judged = ofPrediction(program, loss, chosen)
+    val others = columns.fold(Seq.empty[OtherOutput])(othersOf(program, _))
+    val needed = others.flatMap(other => needs(program, program.outputs(other.index)))
+    judged.copy(others = others, inputs = (judged.inputs ++ needed).distinct.sorted)
+  }
+
+  private def othersOf(program: ProgramDescription, columns: Seq[String]): Seq[OtherOutput] = {
+    val outputs = program.outputs
+    if (columns.size != outputs.size)
+      refuse(
+        s"outputCols names ${columns.size} columns, but the program has ${outputs.size} outputs (${program.outputNames}): give one " +
+          "for each, and an empty name for what is not wanted"
+      )
+    columns.zip(outputs).zipWithIndex.collect {
+      case ((column, output), index) if column.nonEmpty =>
+        def no(why: String) =
+          refuse(s"""outputCols names "$column" for the program's output $index, $why: give it an empty name""")
+        if (output.shape.isEmpty) no("which is one number for the whole batch")
+        if (program.inputs.forall(_.shape.headOption.contains(None)) && output.shape.head.isDefined)
+          no(s"whose shape ${output.shapeText} has no row for each row of the batch")
+        val sizes =
+          output.rowShape.map(_.getOrElse(no(s"whose shape ${output.shapeText} has an open size behind the batch")))
+        OtherOutput(index, column, FeatureLayout.checkedWidth(s"the program's output $index", sizes))
+    }
+  }
+
+  private def needs(program: ProgramDescription, output: TensorSpec): Seq[Int] =
+    if (output.inputs.isEmpty) program.inputs.indices else output.inputs
+
+  private def ofPrediction(program: ProgramDescription, loss: Loss, chosen: Option[String]): OutputLayout = {
     if (program.outputs.size < loss.outputs)
       refuse(s"the loss ${loss.name} judges ${loss.outputs} outputs, but the program has ${program.outputs.size}")
     val predicted = prediction(program, loss, chosen)
@@ -52,7 +94,7 @@ private[kindling] object OutputLayout {
     if (loss.name != "model") checkType(judged, loss)
     val activation = judged.activation.orElse(program.finalActivation.filter(_ => program.outputs.head eq judged))
     activation.foreach(refuseActivation(loss, _))
-    val inputs = if (output.inputs.isEmpty) program.inputs.indices else output.inputs
+    val inputs = needs(program, output)
     loss.name match {
       case "crossEntropy" | "categoricalHinge" => ofClasses(loss, output, inputs)
       case _ =>

@@ -48,6 +48,9 @@ private[kindling] final case class PredictedColumn(
 
 private[kindling] object PredictedColumn {
 
+  /** Results of the native library before those of other outputs: the prediction and the probabilities. */
+  final val Own = 2
+
   /** In the order of `columns.fields`; `label` is the vocabulary of the label, where that is a string. */
   def of(columns: OutputColumns, output: OutputLayout, label: Option[Vocabulary]): Seq[PredictedColumn] = {
     val prediction = columns.prediction.map(_ => PredictedColumn(0, output.width, output.width, columns.wide))
@@ -63,6 +66,9 @@ private[kindling] object PredictedColumn {
       )
       PredictedColumn(0, output.width, 1, isVector = false, Some(words))
     }
-    prediction.toSeq ++ probability ++ text
+    val others = output.others.zipWithIndex.map { case (other, i) =>
+      PredictedColumn(PredictedColumn.Own + i, other.width, other.width, other.width > 1)
+    }
+    prediction.toSeq ++ probability ++ text ++ others
   }
 }

@@ -39,6 +39,7 @@ private[kindling] final class Prediction(
       device,
       layout,
       PredictedColumn.of(columns, output, label),
+      PredictedColumn.Own + output.others.size,
       handleInvalid,
       batchSize,
       loading
@@ -50,6 +51,10 @@ private[kindling] final class Prediction(
   private def config = {
     val root = Json.obj().put("threads", threads)
     predictionOutput.foreach(root.put("predictionOutput", _))
+    if (output.others.nonEmpty) {
+      val positions = root.putArray("outputs")
+      output.others.foreach(other => positions.add(other.index))
+    }
     Json.set(root, "loss", loss.json)
     Json.set(root, "columns", Json.array(layout.columns.map(ColumnSpec.json)))
     root
@@ -75,6 +80,7 @@ private[kindling] final class PredictionTask(
     device: DeviceChoice,
     val layout: FeatureLayout,
     val columns: Seq[PredictedColumn],
+    val results: Int,
     val handleInvalid: HandleInvalid,
     val batchSize: Int,
     loading: NativeLoading

@@ -30,7 +30,7 @@ private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring
   context.foreach(_.addTaskCompletionListener[Unit](_ => end()))
 
   private val inputs = new Array[Long](task.layout.columns.size)
-  private val outputs = new Array[Long](2)
+  private val outputs = new Array[Long](task.results)
   private var index = 0L
 
   batch(Native.modelReserve(lease.model, task.batchSize, inputs))

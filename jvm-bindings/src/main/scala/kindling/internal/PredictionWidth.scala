@@ -26,6 +26,17 @@ private[kindling] object PredictionWidth {
     }
   }
 
+  /** The columns of outputCols, and whether they hold several numbers a row: vectors, where the program does not say yet. */
+  def others(params: TorchParams, loss: Loss, schema: StructType): Seq[(String, Boolean)] =
+    params.get(params.outputCols).map(_.toSeq).fold(Seq.empty[(String, Boolean)]) { columns =>
+      described(params, schema) match {
+        case Some(program) =>
+          OutputLayout.of(program, loss, params.get(params.predictionOutput), Some(columns)).others
+            .map(other => other.column -> (other.width > 1))
+        case None => columns.filter(_.nonEmpty).map(_ -> true)
+      }
+    }
+
   /** What the program says of itself; none where there is none yet, or a layer list whose input the schema does not tell. */
   private def described(params: TorchParams, schema: StructType): Option[ProgramDescription] = {
     val session = SparkSession.getActiveSession.orElse(SparkSession.getDefaultSession)
