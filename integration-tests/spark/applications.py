@@ -99,16 +99,16 @@ class Application:
         with self._news:
             return "".join(self._lines)
 
-    def until(self, start: str, timeout: float) -> None:
-        """Wait for a line of its output that starts so."""
+    def until(self, text: str, timeout: float, *, anywhere: bool = False) -> None:
+        """Wait for a line of its output that starts so, or that has it anywhere."""
 
         def said() -> bool:
-            return any(line.startswith(start) for line in self._lines)
+            return any(text in line if anywhere else line.startswith(text) for line in self._lines)
 
         with self._news:
             self._news.wait_for(lambda: said() or self._ended, timeout)
             met = said()
-        assert met, f"the application did not say {start!r} within {timeout} s:\n{self.output}"
+        assert met, f"the application did not say {text!r} within {timeout} s:\n{self.output}"
 
     def signal(self, number: signal.Signals) -> None:
         """To every process of the session, as a terminal does."""

@@ -202,6 +202,8 @@ public final class CheckJni extends Checks {
       int dropped = Native.shardRetain(kept);
       require(dropped == 2, "dropped " + dropped + " shards instead of 2");
       require(Native.shardRetain(kept) == 0, "dropped a shard that was to stay");
+      String usage = new String(Native.shardUsage(), java.nio.charset.StandardCharsets.UTF_8);
+      require(usage.startsWith("{\"shards\":1,\"bytes\":"), "one shard was to stay, but the store says " + usage);
       require(Native.shardRelease(utf8(run.name)) == 1, "the shard that was to stay is gone");
     }
   }

@@ -100,6 +100,11 @@ impl ShardStore {
         self.ledger.files()
     }
 
+    /// Shards of all runs, filled or not.
+    pub fn shards(&self) -> usize {
+        lock(&self.shelf).slots.len()
+    }
+
     /// Opens a shard to be filled and returns its key, at least 1.
     ///
     /// Shards of runs that ended without a release (their driver call was lost with a connection, say) are released

@@ -91,5 +91,5 @@ pub use predict::{Model, ModelConfig, Predictor};
 pub use replica::Replica;
 pub use report::{EpochReport, Event, FitReport};
 pub use schedule::{Anneal, ScheduleConfig, ScheduleName, ThresholdMode};
-pub use session::{Session, SessionConfig};
+pub use session::{HeldFor, Session, SessionConfig};
 pub use shim::libtorch_version;

@@ -80,6 +80,10 @@ pub struct FitReport {
     pub overlapped_seconds: f64,
     /// Seconds in which this rank waited for its rows to be gathered, and computed nothing.
     pub data_wait_seconds: f64,
+    /// Rows that this rank fetched from other processes before its first step.
+    pub fetched_rows: u64,
+    /// Bytes of those rows.
+    pub fetched_bytes: u64,
     /// The epoch that validated best, if the run looked for it.
     pub best_epoch: Option<u64>,
     /// Whether the run ended before its last epoch, as it got no better.

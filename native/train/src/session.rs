@@ -4,6 +4,7 @@
 //! stands) → *fitting* → *trained* or *failed*. `fit` runs on the caller's thread. `abort` may come from any thread at
 //! any time, wakes whatever the session waits for, and is final. Dropping a session leaves the group.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ pub struct SessionConfig {
     pub record_folder: Option<PathBuf>,
     /// Where every partition lies, in partition order.
     pub shards: Vec<ShardRef>,
+    /// For whom the shards are held, where several runs train on the same rows; for this run by default.
+    #[serde(default)]
+    pub held_for: Option<HeldFor>,
     /// The columns of every partition; needed where rows are fetched.
     #[serde(default)]
     pub columns: Vec<Column>,
@@ -72,6 +76,16 @@ pub struct SessionConfig {
     pub live_runs: Vec<String>,
     /// How to train.
     pub training: TrainingConfig,
+}
+
+/// The run for which shards are held: its own secret opens them, and they outlive the runs that train on them.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeldFor {
+    /// Its name in the stores.
+    pub run: String,
+    /// 256 bits in hex.
+    pub secret: String,
 }
 
 fn one() -> usize {
@@ -230,7 +244,8 @@ impl Session {
     ) -> Result<FitReport> {
         let config = &self.config;
         let processes: Vec<&str> = processes.iter().map(String::as_str).collect();
-        let fetch = |wanted: &[Elsewhere<'_>]| self.fetch(wanted);
+        let fetched = Cell::new((0, 0));
+        let fetch = |wanted: &[Elsewhere<'_>]| self.fetch(wanted, &fetched);
         let data = RankData::open(
             &self.store,
             &config.shards,
@@ -244,11 +259,13 @@ impl Session {
         let mut emit = |event: &Event| {
             if config.rank == 0 { events(event).map_err(Error::Listener) } else { Ok(()) }
         };
-        fit::fit(replica, &data, sync, &config.training, rows, &|| self.alive(), &mut emit)
+        let mut report = fit::fit(replica, &data, sync, &config.training, rows, &|| self.alive(), &mut emit)?;
+        (report.fetched_rows, report.fetched_bytes) = fetched.get();
+        Ok(report)
     }
 
-    /// Brings rows of other processes into this one's store.
-    fn fetch(&self, wanted: &[Elsewhere<'_>]) -> Result<Vec<Arc<Shard>>> {
+    /// Brings rows of other processes into this one's store, and says how many rows and bytes they were.
+    fn fetch(&self, wanted: &[Elsewhere<'_>], fetched: &Cell<(u64, u64)>) -> Result<Vec<Arc<Shard>>> {
         let config = &self.config;
         let piece = |wanted: &Elsewhere<'_>| {
             let shard = wanted.shard;
@@ -262,9 +279,11 @@ impl Session {
             Ok(Piece { endpoint, partition, key, split: wanted.split, first: wanted.first, rows: wanted.rows })
         };
         let begun = Instant::now();
+        let secret = config.held_for.as_ref().map_or(&config.secret, |run| &run.secret);
         let spec = FetchSpec {
             run: config.run.clone(),
-            secret: shards::Secret::from_hex(&config.secret)?,
+            held_for: config.held_for.as_ref().map(|run| run.run.clone()),
+            secret: shards::Secret::from_hex(secret)?,
             live_runs: config.live_runs.clone(),
             columns: config.columns.clone(),
             budget: config.budget.clone(),
@@ -276,6 +295,7 @@ impl Session {
         let (rows, bytes) = reports
             .iter()
             .fold((0, 0), |(rows, bytes), report| (rows + report.rows + report.validation_rows, bytes + report.bytes));
+        fetched.set((rows, bytes));
         log::info!(
             "run {}: rank {} fetched {rows} rows ({bytes} bytes) of {} partitions from other executors in {:.2} s",
             config.run,

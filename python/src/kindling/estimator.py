@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import threading
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.util import JavaMLReadable, JavaMLWritable
 from pyspark.ml.wrapper import JavaEstimator, JavaModel, JavaParams
 from pyspark.sql.utils import is_remote
@@ -25,7 +28,7 @@ from kindling.params import InferenceParams, TrainingParams
 from kindling.summary import TrainingSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeGuard
 
     import numpy as np
@@ -135,6 +138,7 @@ class Settings(TypedDict, total=False):
     shuffle: bool
     handleInvalid: str
     shardMemory: int | str | None
+    forceRepartition: bool
     device: str
     inferBatchSize: int
     rendezvousTimeout: float
@@ -324,6 +328,32 @@ class TorchEstimator(Stage, JavaEstimator[TorchModel], TrainingParams, JavaMLRea
         holder = self.copy()
         holder._validation = validation
         return holder.fit(dataset, params)
+
+    def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Any]) -> Iterator[tuple[int, TorchModel]]:
+        """Give an iterator over (index, model) that any number of threads may draw from.
+
+        The data is read once for all param maps that want the same rows of it. The rows are dropped when the last
+        model is there, or with the iterator.
+        """
+        if is_remote():  # the server sees one fit at a time
+            return super().fitMultiple(dataset, paramMaps)
+        estimator = self.copy()
+        shared = estimator._java_obj.shareIngest()  # type: ignore[union-attr]
+        ended, lock = [0], threading.Lock()
+
+        def fit(index: int) -> TorchModel:
+            try:
+                return estimator.fit(dataset, paramMaps[index])  # type: ignore[no-any-return]
+            finally:
+                with lock:
+                    ended[0] += 1
+                if ended[0] == len(paramMaps):
+                    shared.close()
+
+        models = _FitMultipleIterator(fit, len(paramMaps))
+        # At the interpreter's end the JVM ends, too.
+        weakref.finalize(models, shared.close).atexit = False
+        return models
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
         with spark_errors():

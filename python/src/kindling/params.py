@@ -456,6 +456,11 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
         "memory that the rows of all runs may take in an executor, in bytes or as a str such as 2g; others go to "
         "Spark's local directories",
     )
+    forceRepartition: Param[bool] = param(
+        "forceRepartition",
+        TypeConverters.toBoolean,
+        "whether a shuffle deals the rows (and those to validate on) out to numWorkers partitions before they are read",
+    )
     rendezvousTimeout: Param[float] = param(
         "rendezvousTimeout", TypeConverters.toFloat, "seconds that workers wait for each other at the start"
     )
@@ -564,6 +569,7 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
     getNumWorkers, setNumWorkers = Getter(numWorkers), Setter(numWorkers)
     getValidationFraction, setValidationFraction = Getter(validationFraction), Setter(validationFraction)
     getShardMemory, setShardMemory = Getter(shardMemory), Setter(shardMemory)
+    getForceRepartition, setForceRepartition = Getter(forceRepartition), Setter(forceRepartition)
     getMetrics, setMetrics = Getter(metrics), Setter(metrics)
     getTopK, setTopK = Getter(topK), Setter(topK)
     getEarlyStoppingPatience, setEarlyStoppingPatience = Getter(earlyStoppingPatience), Setter(earlyStoppingPatience)
@@ -612,6 +618,7 @@ class TrainingParams(InferenceParams, HasLabelCol, HasWeightCol, HasValidationIn
             validationFraction=0.0,
             restoreBestWeights=False,
             shuffle=True,
+            forceRepartition=False,
             rendezvousTimeout=60.0,
             collectiveTimeout=1800.0,
             heartbeatInterval=5.0,

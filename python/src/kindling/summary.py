@@ -19,8 +19,9 @@ class TrainingSummary:
     fp16), rows, seconds, rowsPerSecond, and what else was asked for (validationAuc, ...); a metric that was not
     measured, or that the validation rows do not define, is None. `rows`, `validationRows` and `skippedRows` count the
     data once, however many epochs there were. `seconds` is all of `fit`; `communicationSeconds` is what the first
-    worker waited for others, and `dataWaitSeconds` what it waited for its rows. `bestEpoch` (from 0) validated best, if
-    the run looked for it; `stoppedEarly` says that it ended before `maxEpochs`.
+    worker waited for others, and `dataWaitSeconds` what it waited for its rows. `movedRows` rows (`movedBytes` bytes)
+    were fetched from other executors before the first step. `bestEpoch` (from 0) validated best, if the run looked for
+    it; `stoppedEarly` says that it ended before `maxEpochs`.
     """
 
     history: list[dict[str, Any]]
@@ -35,6 +36,8 @@ class TrainingSummary:
     dataWaitSeconds: float
     executors: int
     workers: int
+    movedRows: int = 0
+    movedBytes: int = 0
     stoppedEarly: bool = False
     bestEpoch: int | None = None
 

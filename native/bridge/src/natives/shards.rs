@@ -111,6 +111,23 @@ fn shard_release<'local>(env: &mut Env<'local>, _: JClass<'local>, run: JByteArr
     Ok(jint::try_from(released).unwrap_or(jint::MAX))
 }
 
+/// What the store of this process holds, of all runs.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Usage {
+    shards: usize,
+    bytes: usize,
+    spilled_bytes: usize,
+}
+
+native! { fn shard_usage() -> jbyte[] }
+
+fn shard_usage<'local>(env: &mut Env<'local>, _: JClass<'local>) -> Result<JByteArray<'local>, Failure> {
+    let store = store();
+    let usage = Usage { shards: store.shards(), bytes: store.bytes(), spilled_bytes: store.spilled_bytes() };
+    json_array(env, &usage, "the usage of the store")
+}
+
 const ROWS: &str = "the number of rows";
 
 /// The store's key, which is never 0 or negative.

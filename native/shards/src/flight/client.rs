@@ -31,7 +31,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct FetchSpec {
     /// The run; the new shards belong to it.
     pub run: String,
-    /// Its secret, 64 hexadecimal digits.
+    /// The run for which the peers hold the rows, where that is another one: several may train on the same rows.
+    #[serde(default)]
+    pub held_for: Option<String>,
+    /// The secret of the run for which the rows are held, 64 hexadecimal digits.
     pub secret: Secret,
     /// As in [`ShardSpec::live_runs`].
     pub live_runs: Vec<String>,
@@ -55,6 +58,11 @@ impl FetchSpec {
     pub const TIMEOUT_MS: u64 = 30_000;
     /// The default of `tries`.
     pub const TRIES: u32 = 3;
+
+    /// The run that the peers serve.
+    fn holder(&self) -> &str {
+        self.held_for.as_deref().unwrap_or(&self.run)
+    }
 }
 
 fn default_timeout() -> u64 {
@@ -238,7 +246,7 @@ impl Fetch<'_> {
     async fn open(&mut self, piece: &Piece, stored: u64) -> std::result::Result<Streaming<FlightData>, Fault> {
         let channel = self.channel(&piece.endpoint).await?;
         let ticket = Ticket {
-            run: self.spec.run.clone(),
+            run: self.spec.holder().to_owned(),
             partition: piece.partition,
             key: piece.key,
             split: piece.split,
@@ -247,7 +255,7 @@ impl Fetch<'_> {
         };
         let ticket = serde_json::to_vec(&ticket).map_err(|error| Fault::Refused(error.to_string()))?;
         let mut request = Request::new(FlightTicket::new(ticket));
-        self.spec.secret.sign(&self.spec.run, request.metadata_mut()).map_err(fault)?;
+        self.spec.secret.sign(self.spec.holder(), request.metadata_mut()).map_err(fault)?;
         let mut client =
             FlightServiceClient::new(channel).max_decoding_message_size(chunk::longest_message(&self.spec.columns));
         let answer = self.within("an answer", client.do_get(request)).await?;

@@ -65,6 +65,7 @@ fn piece(endpoint: &Endpoint, report: &ShardReport, first: u64, rows: u64) -> Pi
 fn spec(pieces: Vec<Piece>) -> FetchSpec {
     FetchSpec {
         run: "r".into(),
+        held_for: None,
         secret: secret(),
         live_runs: vec!["s".into()],
         columns: columns(),
@@ -113,6 +114,25 @@ fn rows_of_another_process_become_a_shard_of_this_one_whatever_the_batches() {
         assert_eq!(ours.release("r"), 4);
         assert_eq!(ours.bytes(), 0);
     }
+}
+
+#[test]
+fn rows_held_for_one_run_are_fetched_by_others_and_stay_when_those_end() {
+    let (theirs, ours) = (ShardStore::new(), ShardStore::new());
+    let report = fill(&theirs, "r", Budget::default(), &[10]);
+    let endpoint = serve(&theirs, "r", false);
+    for run in ["s", "t"] {
+        let of_other = FetchSpec {
+            run: run.into(),
+            held_for: Some("r".into()),
+            live_runs: vec!["s".into(), "t".into()],
+            ..spec(vec![piece(&endpoint, &report, 2, 5)])
+        };
+        let fetched = fetch(&ours, &of_other).unwrap();
+        assert_eq!(labels(&ours.shard(fetched[0].key).unwrap()), [2, 3, 4, 5, 6]);
+    }
+    assert_eq!((ours.release("r"), ours.release("s"), ours.release("t"), ours.bytes()), (0, 1, 1, 0));
+    assert_eq!(theirs.release("r"), 1);
 }
 
 #[test]

@@ -10,8 +10,11 @@ import kindling.internal.{
   OutputColumns,
   PredictionWidth,
   Settings,
+  SharedIngest,
   TorchParams,
-  TrainingRun
+  Trained,
+  TrainingRun,
+  ValidatorFits
 }
 import org.apache.spark.ml.Estimator
 import org.apache.spark.ml.param.ParamMap
@@ -48,8 +51,32 @@ class TorchEstimator(override val uid: String)
    */
   override def fit(dataset: Dataset[_]): TorchModel = {
     transformSchema(dataset.schema, logging = true): Unit
-    val trained = new TrainingRun(this, beside(dataset), validationData.map(beside)).fit()
+    val trained = shared.filter(_.isOpen) match {
+      case None => ValidatorFits.around(dataset)(train(dataset, _))
+      case ingests => train(dataset, ingests)
+    }
     copyValues(new TorchModel(uid).attach(trained)).setParent(this)
+  }
+
+  private def train(dataset: Dataset[_], ingests: Option[SharedIngest]): Trained =
+    new TrainingRun(this, beside(dataset), validationData.map(beside), ingests).fit()
+
+  /** One model for each of the param maps, one after the other. The data is read once for all that want the same rows of it. */
+  override def fit(dataset: Dataset[_], paramMaps: Seq[ParamMap]): Seq[TorchModel] = {
+    val sharing = copy(ParamMap.empty)
+    val ingests = sharing.shareIngest()
+    try paramMaps.map(sharing.fit(dataset, _))
+    finally ingests.close()
+  }
+
+  /** The rows of the call of several fits to which the fits of this estimator and its copies belong. */
+  @transient private var shared: Option[SharedIngest] = None
+
+  /** From now on fits share what they read, until the result is closed. Python's `fitMultiple` calls this, too. */
+  private[kindling] def shareIngest(): SharedIngest = {
+    val ingests = new SharedIngest
+    shared = Some(ingests)
+    ingests
   }
 
   /** With the fields that the parameters name by their path as columns of their own. */
@@ -100,6 +127,7 @@ class TorchEstimator(override val uid: String)
   override def copy(extra: ParamMap): TorchEstimator = {
     val copied = defaultCopy[TorchEstimator](extra)
     copied.validationData = validationData
+    copied.shared = shared
     copied
   }
 
@@ -197,6 +225,7 @@ class TorchEstimator(override val uid: String)
   def setShuffle(value: Boolean): this.type = set(shuffle, value)
   def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
   def setShardMemory(value: Long): this.type = set(shardMemory, value)
+  def setForceRepartition(value: Boolean): this.type = set(forceRepartition, value)
   def setDevice(value: String): this.type = set(device, value)
   def setLibtorch(value: String): this.type = set(libtorch, value)
   def setInferBatchSize(value: Int): this.type = set(inferBatchSize, value)

@@ -54,6 +54,8 @@ final case class EpochMetrics(
  * @param trainingSeconds      wall time of the training alone
  * @param communicationSeconds time in which rank 0 waited for other ranks
  * @param dataWaitSeconds      time in which rank 0 waited for its rows to be gathered
+ * @param movedRows            rows that workers fetched from other executors before the first step
+ * @param movedBytes           bytes of those rows
  * @param executors            executor processes that trained
  * @param workers              ranks
  * @param bestEpoch            the epoch that validated best, counted from 0; only with early stopping or restoreBestWeights
@@ -69,6 +71,8 @@ final case class TrainingSummary(
     trainingSeconds: Double,
     communicationSeconds: Double,
     dataWaitSeconds: Double,
+    movedRows: Long,
+    movedBytes: Long,
     executors: Int,
     workers: Int,
     bestEpoch: Option[Int],
@@ -144,6 +148,8 @@ final case class TrainingSummary(
       .put("trainingSeconds", trainingSeconds)
       .put("communicationSeconds", communicationSeconds)
       .put("dataWaitSeconds", dataWaitSeconds)
+      .put("movedRows", movedRows)
+      .put("movedBytes", movedBytes)
       .put("executors", executors)
       .put("workers", workers)
       .put("stoppedEarly", stoppedEarly)
@@ -180,6 +186,8 @@ object TrainingSummary {
       trainingSeconds = double(Json.required(node, "trainingSeconds")),
       communicationSeconds = double(Json.required(node, "communicationSeconds")),
       dataWaitSeconds = double(Json.required(node, "dataWaitSeconds")),
+      movedRows = Json.required(node, "movedRows").asLong,
+      movedBytes = Json.required(node, "movedBytes").asLong,
       executors = Json.required(node, "executors").asInt,
       workers = Json.required(node, "workers").asInt,
       bestEpoch = Json.optional(node, "bestEpoch").map(_.asInt),

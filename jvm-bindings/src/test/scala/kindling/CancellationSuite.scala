@@ -1,8 +1,9 @@
 package kindling
 
+import java.nio.charset.StandardCharsets.UTF_8
 import java.util.concurrent.{CountDownLatch, Executors, TimeUnit}
 
-import kindling.internal.LocalRuns
+import kindling.internal.{HeldRows, LocalRuns, Native}
 import org.apache.spark.scheduler.{SparkListener, SparkListenerJobStart, SparkListenerTaskEnd}
 import org.apache.spark.sql.DataFrame
 
@@ -50,7 +51,8 @@ class CancellationSuite extends SparkSuite {
       end(Await.result(caller.future, 1.second))
       val failure = Await.result(fit, 30.seconds).swap.getOrElse(fail("fit came to its end"))
       assert(ranks.await(30, TimeUnit.SECONDS), "the ranks' tasks did not end")
-      assert(!LocalRuns.holds(run), "the run still holds shards")
+      assert(!LocalRuns.holds(run) && !LocalRuns.holds(HeldRows.name(run)), "the run still holds shards")
+      assert(new String(Native.shardUsage(), UTF_8).contains(""""shards":0,"""))
       assert(watchers === 0)
       failure
     } finally {

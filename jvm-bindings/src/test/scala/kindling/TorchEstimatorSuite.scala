@@ -143,7 +143,7 @@ class TorchEstimatorSuite extends SparkSuite {
   nativeTest("a run that is over is known as such to the next one's tasks, also when it went well") {
     val before = RunsOver.list
     estimator.setMaxEpochs(1).fit(blobs(30)): Unit
-    assert(RunsOver.list.diff(before).size === 1)
+    assert(RunsOver.list.diff(before).map(_.stripSuffix("-rows")).distinct.size === 1)
   }
 
   nativeTest("mse predicts one number as Double and several as Vector") {

@@ -113,6 +113,7 @@ class TorchParamsSuite extends SparkSuite {
       "shuffle" -> Some(true),
       "handleInvalid" -> Some("error"),
       "shardMemory" -> None,
+      "forceRepartition" -> Some(false),
       "device" -> Some("auto"),
       "inferBatchSize" -> Some(1024),
       "rendezvousTimeout" -> Some(60.0),

@@ -113,6 +113,9 @@ public final class Native {
   /** Drops every shard of a run (plain UTF-8) and returns how many there were. */
   public static native int shardRelease(byte[] run);
 
+  /** What this process holds for all runs: {@code {"shards", "bytes", "spilledBytes"}}. */
+  public static native byte[] shardUsage();
+
   // ---- session: one rank of a run ----
 
   /** Opens one rank. {@code program}: raw; {@code weights}: raw safetensors, or null for the program's own. */

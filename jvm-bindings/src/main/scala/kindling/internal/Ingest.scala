@@ -1,10 +1,12 @@
 package kindling.internal
 
-import org.apache.spark.{SparkContext, TaskContext}
+import org.apache.spark.TaskContext
+import org.apache.spark.ml.kindling.TaskEnd
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.{classic, functions, Column, Dataset, Row}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.vectorized.ColumnarBatch
+import org.apache.spark.storage.StorageLevel
 import org.slf4j.LoggerFactory
 
 import scala.collection.mutable
@@ -15,13 +17,19 @@ import scala.util.control.NonFatal
 private[kindling] sealed trait IngestOutcome extends Serializable
 
 private[kindling] object IngestOutcome {
-  final case class Stored(report: ShardReport, skipped: Long, place: Place) extends IngestOutcome
+  final case class Stored(report: ShardReport, skipped: Long, place: Place) extends IngestOutcome {
+    def holdsRows: Boolean = report.rows + report.validationRows > 0
+  }
   final case class BadRow(partition: Int, sentence: String) extends IngestOutcome
 }
 
 /**
  * The ingest job: every partition of a DataFrame becomes one shard in the process where its task ran. It is an ordinary Spark job,
- * with as many partitions as the data has, without a shuffle, and with Spark's own retries. A task that fails drops its shard.
+ * with as many partitions as the data has, without a shuffle (unless `repartition` asks for one), and with Spark's own retries. A
+ * task that fails drops its shard. Of attempts that run side by side (speculation) the driver lets one keep its shard.
+ *
+ * The job computes an RDD of small handles that is persisted beside the rows: whoever computes one again gets the handle, and rows
+ * are read anew only where the executor is gone that held both.
  *
  * `firstPartition` is the number under which the first partition is kept: a run that reads two DataFrames numbers on.
  *
@@ -39,22 +47,59 @@ private[kindling] final class Ingest(
     runsOver: Seq[String],
     memory: ShardMemory,
     serving: Option[Serving],
-    firstPartition: Int = 0
+    val firstPartition: Int = 0,
+    repartition: Option[Int] = None
 ) extends Serializable {
 
   /** Reads the whole of `data`. `cancel` ends this run's jobs; it is called when the first bad row is known. */
-  def read(data: Dataset[_], cancel: () => Unit): Seq[IngestOutcome.Stored] = {
-    val source = RowSource.of(data, layout)
+  def read(data: Dataset[_], progress: IngestProgress, cancel: () => Unit): Ingested = {
+    val frame = repartition.fold[Dataset[_]](data)(Ingest.select(data, layout).repartition(_))
+    val source = RowSource.of(frame, layout)
     Ingest.log.info(s"run $run reads ${source.text}")
+    val reading = shards(source)
+    read(reading, reading.partitions.indices, progress, cancel)
+  }
+
+  /** Reads some of the partitions. */
+  def read(
+      reading: RDD[IngestOutcome],
+      partitions: Seq[Int],
+      progress: IngestProgress,
+      cancel: () => Unit
+  ): Ingested = {
+    // An RDD of its own each time: handles may outlive their executor, as Spark moves cached blocks of one that it decommissions.
+    // In memory only: with a level that may use disks, Spark fails the task where one of its local directories is lost.
+    val handles = reading.mapPartitions(identity, preservesPartitioning = true)
+      .setName(s"Kindling: where the rows of $run are").persist(StorageLevel.MEMORY_ONLY)
+    try Ingested(this, reading, Seq(handles), outcomes(handles, partitions, progress, cancel))
+    catch {
+      case e: Throwable =>
+        handles.unpersist(): Unit
+        throw e
+    }
+  }
+
+  private def outcomes(
+      handles: RDD[IngestOutcome],
+      partitions: Seq[Int],
+      progress: IngestProgress,
+      cancel: () => Unit
+  ): Seq[IngestOutcome.Stored] = {
+    progress.begin(partitions.size)
     val outcomes = mutable.ArrayBuffer.empty[IngestOutcome]
     val collect = (_: Int, outcome: IngestOutcome) => {
+      outcome match {
+        case stored: IngestOutcome.Stored => progress.stored(stored.report)
+        case _: IngestOutcome.BadRow =>
+      }
       val first = outcomes.synchronized {
         outcomes += outcome
         outcome.isInstanceOf[IngestOutcome.BadRow] && outcomes.count(_.isInstanceOf[IngestOutcome.BadRow]) == 1
       }
       if (first) cancel()
     }
-    try run(data.sparkSession.sparkContext, source, collect)
+    val handle = (_: TaskContext, outcome: Iterator[IngestOutcome]) => outcome.next()
+    try handles.sparkContext.runJob(handles, handle, partitions, collect)
     catch {
       // The job was cancelled because of the bad row, or failed otherwise after it: the row is the cause.
       case NonFatal(e) if !outcomes.synchronized(outcomes.exists(_.isInstanceOf[IngestOutcome.BadRow])) => throw e
@@ -67,47 +112,52 @@ private[kindling] final class Ingest(
     all.collect { case stored: IngestOutcome.Stored => stored }.sortBy(_.report.partition)
   }
 
-  private def run(sc: SparkContext, source: RowSource, collect: (Int, IngestOutcome) => Unit): Unit = {
+  private def shards(source: RowSource): RDD[IngestOutcome] = {
     val ingest = this
     source match {
       case RowSource.Rows(rows, _) =>
-        val rdd = Ingest.beside(rows)
-        val task = (context: TaskContext, rows: Iterator[InternalRow]) =>
-          ingest.partition(context)((writer, split) => new RowLoop(rows, writer, split))
-        sc.runJob(rdd, task, rdd.partitions.indices, collect)
+        Ingest.beside(rows).mapPartitions(rows => ingest.partition((writer, split) => new RowLoop(rows, writer, split)))
       case RowSource.Batches(batches, ordinals, _, filter) =>
-        val rdd = Ingest.beside(batches)
-        val task = (context: TaskContext, batches: Iterator[ColumnarBatch]) =>
-          ingest.partition(context)((writer, split) =>
-            new BatchLoop(
-              batches,
-              new BatchReader(layout, handleInvalid, ordinals, writer, split, filter.map(_.open(context.partitionId())))
-            )
-          )
-        sc.runJob(rdd, task, rdd.partitions.indices, collect)
+        Ingest.beside(batches).mapPartitions(batches =>
+          ingest.partition { (writer, split) =>
+            val open = filter.map(_.open(TaskContext.getPartitionId()))
+            new BatchLoop(batches, new BatchReader(layout, handleInvalid, ordinals, writer, split, open))
+          }
+        )
     }
   }
 
-  private def partition(context: TaskContext)(open: (ShardWriter, ValidationSplit) => PartitionLoop): IngestOutcome = {
+  private def partition(open: (ShardWriter, ValidationSplit) => PartitionLoop): Iterator[IngestOutcome] = {
+    val context = TaskContext.get()
     NativeLibrary.load(loading)
     LocalRuns.forget(runsOver)
-    val partition = context.partitionId()
-    val writer =
-      ShardWriter.open(run, firstPartition + partition, context.taskAttemptId(), layout, handleInvalid, memory)
-    // The listener also runs when the task is killed, between two rows or after the last.
-    context.addTaskCompletionListener[Unit] { ended =>
-      if (ended.isFailed() || ended.isInterrupted()) writer.discard() else writer.close()
-    }: Unit
+    val (partition, attempt) = (context.partitionId(), context.taskAttemptId())
+    val told = new IngestTold(Ingest.channel(run), firstPartition + partition, layout.rowBytes, context)
+    val writer = ShardWriter.open(run, firstPartition + partition, attempt, layout, handleInvalid, memory, told)
+    // The listener also runs when the task is killed. A sealed shard stays: its handle may be known to others by then.
+    context.addTaskCompletionListener[Unit](_ => writer.close()): Unit
     val loop = open(writer, ValidationSplit.of(validation, layout, seed, partition))
-    try {
-      loop.run()
-      val report = writer.seal()
-      val served = if (report.rows + report.validationRows > 0) serving.map(_.endpoint(run)) else None
-      IngestOutcome.Stored(report.copy(endpoint = served), loop.skipped, Place.here())
-    } catch {
-      case problem: RowProblem =>
-        val where = if (validation == Validation.All) "the validation DataFrame, " else ""
-        IngestOutcome.BadRow(partition, where + problem.at(partition, loop.index).getMessage)
+    val outcome =
+      try {
+        loop.run()
+        TaskEnd.requirePermission(context)
+        IngestOutcome.Stored(served(writer), loop.skipped, Place.here())
+      } catch {
+        case problem: RowProblem =>
+          val where = if (validation == Validation.All) "the validation DataFrame, " else ""
+          IngestOutcome.BadRow(partition, where + problem.at(partition, loop.index).getMessage)
+      }
+    Iterator.single(outcome)
+  }
+
+  /** Seals the shard and serves it to other executors, or drops it. */
+  private def served(writer: ShardWriter): ShardReport = {
+    val report = writer.seal()
+    try report.copy(endpoint = if (report.rows + report.validationRows > 0) serving.map(_.endpoint(run)) else None)
+    catch {
+      case e: Throwable =>
+        writer.discard()
+        throw e
     }
   }
 }
@@ -141,6 +191,9 @@ private final class BatchLoop(batches: Iterator[ColumnarBatch], reader: BatchRea
 private[kindling] object Ingest {
 
   private val log = LoggerFactory.getLogger("kindling.Ingest")
+
+  /** Where the tasks of a run's ingest tell how far they are. */
+  def channel(run: String): String = s"kindling-$run"
 
   /** The data projected to the layout's columns, as Spark's own rows. */
   def rows(data: Dataset[_], layout: FeatureLayout): RDD[InternalRow] = select(data, layout).queryExecution.toRdd

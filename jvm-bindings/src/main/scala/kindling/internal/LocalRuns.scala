@@ -3,7 +3,8 @@ package kindling.internal
 import java.nio.charset.StandardCharsets.UTF_8
 
 /**
- * The runs whose shards this process holds, and the ranks that read them.
+ * The runs whose shards this process holds, and the ranks that read them. Rows that an ingest read are held under a name of their own
+ * ([[HeldRows]]), which counts as a run here.
  *
  * Its lifetime is the process, because the native shard store's is. The store drops, whenever a shard is opened, the shards of
  * runs that are not named as live. That list is made here, from what this process has seen, and not on the driver: a task carries
@@ -35,13 +36,13 @@ private[kindling] object LocalRuns {
     seen.toSeq
   }
 
-  /** A rank is done; the last one of its run in this process drops the shards. */
-  def leave(run: String): Unit = synchronized {
+  /** A rank is done; the last one of its run in this process drops its shards, and those of `rows` if nobody else needs them. */
+  def leave(run: String, rows: Option[String]): Unit = synchronized {
     ranks.get(run) match {
       case Some(count) if count > 1 => ranks.update(run, count - 1)
       case _ =>
         ranks.remove(run): Unit
-        if (seen.remove(run)) release(run)
+        forget(run +: rows.toSeq)
     }
   }
 

@@ -4,11 +4,11 @@ import java.io.PrintStream
 import java.util.Locale
 
 import com.fasterxml.jackson.databind.JsonNode
-import org.apache.spark.SparkConf
+import org.apache.spark.{SparkConf, SparkContext}
 
 /**
  * Shows a run on the driver's standard error: a line that moves where someone watches a terminal, a plain line now and then
- * elsewhere, and always one line per epoch.
+ * elsewhere, and always one line per epoch. Before the training it shows how far the reading is, if that takes long.
  *
  * `spark.kindling.progress` chooses: `live`, `plain`, `off`, or `auto` (the default), which looks for a terminal and is `off` where
  * `spark.ui.showConsoleProgress` has been set to false.
@@ -24,16 +24,21 @@ private[kindling] final class Progress(
   private var shown = 0
   private var lastPlain = now()
 
-  def progress(event: JsonNode): Unit = {
-    lazy val line = s"${epochText(event)}, step ${event.path("step").asLong}/${event.path("steps").asLong}, " +
-      s"loss ${number(event.path("loss"))}, ${rate(event)}${waits(event)}"
-    mode match {
-      case Live => live(line)
-      case Plain if now() - lastPlain >= PlainNanos =>
-        lastPlain = now()
-        out.println(s"kindling: $line")
-      case _ =>
-    }
+  /** How far the reading of the data is. */
+  def reading(line: String): Unit = say(line)
+
+  def progress(event: JsonNode): Unit =
+    say(
+      s"${epochText(event)}, step ${event.path("step").asLong}/${event.path("steps").asLong}, " +
+        s"loss ${number(event.path("loss"))}, ${rate(event)}${waits(event)}"
+    )
+
+  private def say(line: => String): Unit = mode match {
+    case Live => live(line)
+    case Plain if now() - lastPlain >= PlainNanos =>
+      lastPlain = now()
+      out.println(s"kindling: $line")
+    case _ =>
   }
 
   def epoch(event: JsonNode): Unit = if (mode != Off) {
@@ -82,6 +87,9 @@ private[kindling] object Progress {
 
   final val Setting = "spark.kindling.progress"
   private val PlainNanos = 10L * 1000 * 1000 * 1000
+
+  /** Of an ingest, which has no epochs. */
+  def of(sc: SparkContext): Progress = new Progress(System.err, mode(sc.getConf, terminal), 0)
 
   /**
    * Whether someone watches. Since JDK 22 there is a console without a terminal, which has to be asked (`Console.isTerminal`, JDK

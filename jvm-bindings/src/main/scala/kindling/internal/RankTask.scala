@@ -28,18 +28,27 @@ private[kindling] final class RankPlan(
     val loading: NativeLoading,
     val network: NetworkSettings,
     val columns: Seq[NativeColumn],
-    val memory: ShardMemory
+    val memory: ShardMemory,
+    val rows: RankPlan.Rows
 ) extends Serializable {
 
   /**
-   * Drops what is in this process of tasks that ran twice: of each partition, the driver chose one shard. Called before the ranks
-   * meet, so before any of them makes a shard of its own.
+   * Drops what is in this process of tasks that ran twice although the driver let one keep its shard, as its word was lost on the way
+   * there: of each partition, the driver chose one.
    */
   def dropDuplicates(process: String): Unit = {
-    val kept = Json.obj().put("run", run)
+    val kept = Json.obj().put("run", rows.run)
     val keys = kept.putArray("keys")
     shards.filter(_.process == process).foreach(shard => keys.add(shard.key))
     Native.shardRetain(Json.bytes(kept)): Unit
+  }
+}
+
+private[kindling] object RankPlan {
+
+  /** The name under which the rows are held, the secret that opens them, and whether they stay when this run is over. */
+  final case class Rows(run: String, secret: String, stay: Boolean) {
+    override def toString: String = s"Rows($run)"
   }
 }
 
@@ -72,7 +81,7 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
             )
         }
       } finally opened.foreach(open => Native.sessionClose(open.session))
-    } finally LocalRuns.leave(plan.run)
+    } finally LocalRuns.leave(plan.run, Some(plan.rows.run).filterNot(_ => plan.rows.stay))
   }
 
   /** A session and where it listens, or neither. */

@@ -26,6 +26,7 @@ private[kindling] object SessionConfig {
       .put("socketsPerLink", plan.network.socketsPerLink)
     plan.network.recordFolder.foreach(root.put("recordFolder", _))
     Json.set(root, "shards", Json.array(plan.shards.map(shard)))
+    Json.set(root, "heldFor", Json.obj().put("run", plan.rows.run).put("secret", plan.rows.secret))
     Json.set(root, "columns", Json.array(plan.columns.map(ColumnSpec.json)))
     Json.set(root, "budget", plan.memory.json())
     val runs = root.putArray("liveRuns")

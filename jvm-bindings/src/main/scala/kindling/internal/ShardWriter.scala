@@ -72,11 +72,15 @@ private[kindling] final class NativeBlocks(key: Long) extends ShardBlocks {
  * Fills one native shard with rows: reserve a block, write rows into it, commit it, next block.
  *
  * It owns the shard until [[seal]]: `close` before that drops what was written, after it does nothing. `discard`
- * drops the shard sealed or not, for a task that failed after all. Blocks start small and double up to about 4 MB, so that many
+ * drops the shard sealed or not, for a task that failed after all. `committed` is told how many rows each block has brought. Blocks start small and double up to about 4 MB, so that many
  * tiny partitions do not reserve much more than they hold.
  */
-private[kindling] final class ShardWriter(blocks: ShardBlocks, layout: FeatureLayout, reader: FeatureReader)
-    extends AutoCloseable {
+private[kindling] final class ShardWriter(
+    blocks: ShardBlocks,
+    layout: FeatureLayout,
+    reader: FeatureReader,
+    committed: Int => Unit = _ => ()
+) extends AutoCloseable {
   private val halves = Array(new Half(Split.Train), new Half(Split.Validation))
   private var owned = true
 
@@ -131,9 +135,11 @@ private[kindling] final class ShardWriter(blocks: ShardBlocks, layout: FeatureLa
 
     private[ShardWriter] def commit(): Unit =
       if (reserved > 0) {
-        blocks.commit(split, used)
+        val rows = used
+        blocks.commit(split, rows)
         reserved = 0
         used = 0
+        committed(rows)
       }
   }
 }
@@ -148,7 +154,8 @@ private[kindling] object ShardWriter {
       attempt: Long,
       layout: FeatureLayout,
       handleInvalid: HandleInvalid,
-      memory: ShardMemory
+      memory: ShardMemory,
+      committed: Int => Unit
   ): ShardWriter = {
     val columns = Json.array(layout.columns.map(ColumnSpec.json))
     val spec = Json.obj().put("run", run).put("partition", partition).put("attempt", attempt)
@@ -159,7 +166,7 @@ private[kindling] object ShardWriter {
       liveRuns.foreach(runs.add)
       Native.shardOpen(Json.bytes(spec))
     }
-    new ShardWriter(new NativeBlocks(key), layout, new FeatureReader(layout, handleInvalid))
+    new ShardWriter(new NativeBlocks(key), layout, new FeatureReader(layout, handleInvalid), committed)
   }
 
   private[internal] def firstBlockRows(rowBytes: Long): Int = rowsIn(FirstBlockBytes, rowBytes)

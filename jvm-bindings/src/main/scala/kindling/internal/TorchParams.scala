@@ -303,6 +303,12 @@ private[kindling] trait TorchParams
     Check.positiveLong("shardMemory")
   )
 
+  final val forceRepartition: BooleanParam = new BooleanParam(
+    this,
+    "forceRepartition",
+    "whether a shuffle deals the rows (and those to validate on) out to numWorkers partitions before they are read"
+  )
+
   final val handleInvalid: Param[String] = new Param[String](
     this,
     "handleInvalid",
@@ -336,6 +342,7 @@ private[kindling] trait TorchParams
     stallWarning -> 60.0,
     slotTimeout -> 600.0,
     progressInterval -> 1.0,
+    forceRepartition -> false,
     handleInvalid -> "error",
     inferBatchSize -> 1024
   )
@@ -381,6 +388,7 @@ private[kindling] trait TorchParams
   final def getSlotTimeout: Double = $(slotTimeout)
   final def getProgressInterval: Double = $(progressInterval)
   final def getShardMemory: Long = $(shardMemory)
+  final def getForceRepartition: Boolean = $(forceRepartition)
   final def getHandleInvalid: String = $(handleInvalid)
   final def getInferBatchSize: Int = $(inferBatchSize)
 }

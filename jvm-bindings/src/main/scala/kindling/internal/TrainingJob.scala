@@ -12,8 +12,18 @@ import scala.collection.mutable
 import scala.util.Using
 import scala.util.control.NonFatal
 
-/** What the ranks bring back. */
-private[kindling] final case class TrainingResult(report: Array[Byte], weights: Array[Byte], processes: Int)
+/** What the ranks bring back. `movedRows` and `movedBytes` are what they fetched from other executors. */
+private[kindling] final case class TrainingResult(
+    report: Array[Byte],
+    weights: Array[Byte],
+    processes: Int,
+    movedRows: Long,
+    movedBytes: Long
+)
+
+/** Rows went with their executor before any rank was started. */
+private[kindling] final class RowsLost(place: Place)
+    extends RuntimeException(s"$place was lost, and the rows that it held are gone with it")
 
 /**
  * The barrier job of a run. It waits for slots, sends one task per rank to the executors that hold the rows, shows their progress,
@@ -58,10 +68,10 @@ private[kindling] final class TrainingJob(
         throw e
     }
 
-  /** Rows live and die with their executor: without it, no attempt can succeed, whatever its slots. */
+  /** Rows live and die with their executor: without it, no attempt can succeed before they are read again. */
   private def requireHolders(): Unit =
     placement.lost(Cluster.executors(sc).map(_._1).toSet).headOption.foreach { place =>
-      throw new TrainingException(s"$place was lost, and the rows that it held are gone with it: run fit again")
+      throw new RowsLost(place)
     }
 
   /** One barrier job, with its progress shown and its ranks' meeting watched. `started` is called when all its ranks run. */
@@ -148,7 +158,10 @@ private[kindling] final class TrainingJob(
     val finished = outcomes.collect { case done: RankOutcome.Finished => done }
     finished.find(_.weights.isDefined) match {
       case Some(RankOutcome.Finished(_, _, _, report, Some(weights))) if finished.size == plan.world =>
-        TrainingResult(report, weights, finished.map(_.process).distinct.size)
+        val reports = finished.map(rank => Json.parse(rank.report))
+        def moved(field: String): Long = reports.map(Json.required(_, field).asLong).sum
+        val processes = finished.map(_.process).distinct.size
+        TrainingResult(report, weights, processes, moved("fetchedRows"), moved("fetchedBytes"))
       case _ => throw new TrainingException(s"only ${finished.size} of ${plan.world} ranks came back with a result")
     }
   }

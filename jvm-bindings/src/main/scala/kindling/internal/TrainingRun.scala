@@ -2,7 +2,7 @@ package kindling.internal
 
 import java.security.SecureRandom
 
-import kindling.TrainingSummary
+import kindling.{TrainingException, TrainingSummary}
 import org.apache.spark.SparkContext
 import org.apache.spark.ml.kindling.Cluster
 import org.apache.spark.sql.Dataset
@@ -22,10 +22,11 @@ private[kindling] final case class Trained(
  *  1. everything that can be refused before data is touched is refused: parameters, program, columns, slots;
  *  1. vocabularies are fitted to the columns that are to be indexed, if there are any;
  *  1. the ingest job turns the data's partitions into native shards where they are read, and a second one those of the DataFrame to
- *     validate on, if there is one;
+ *     validate on, if there is one, unless another fit of the same call has done so ([[SharedIngest]]);
  *  1. ranks are placed on the executors that hold rows, and memory is compared with what executors may use;
- *  1. the training job, a barrier job of numWorkers tasks, trains ([[TrainingJob]]);
- *  1. whatever happened, shards are released, by the ranks themselves or by [[ReleaseJob]].
+ *  1. the training job, a barrier job of numWorkers tasks, trains ([[TrainingJob]]); what was lost with an executor before it began is
+ *     read again;
+ *  1. whatever happened, shards that no other fit of the call needs are released, by the ranks themselves or by [[ReleaseJob]].
  *
  * All jobs of a run carry one tag of its own, and the caller's job group stays as it is: who cancels the group, all jobs or the
  * tag ends the run. A thread that is interrupted in `fit` ends its run too, waiting or training.
@@ -33,15 +34,18 @@ private[kindling] final case class Trained(
 private[kindling] final class TrainingRun(
     params: TorchParams,
     data: Dataset[_],
-    validation: Option[Dataset[_]] = None
+    validation: Option[Dataset[_]] = None,
+    shared: Option[SharedIngest] = None
 ) {
   private val sc: SparkContext = data.sparkSession.sparkContext
   private val run = TrainingRun.randomHex(16)
   private val tag = s"kindling-$run"
+  private val ingests = shared.getOrElse(new SharedIngest)
 
   def fit(): Trained =
-    try train()
+    try ingests.during(train())
     catch Failures.ofInterrupt
+    finally if (shared.isEmpty) ingests.close()
 
   private def train(): Trained = {
     val start = System.nanoTime()
@@ -79,40 +83,48 @@ private[kindling] final class TrainingRun(
       val (layout, held) = laidOut(Indexing.of(vocabularies))
       val memory = ShardMemory.of(settings.shardMemory, ranks, sc.master, sc.getConf)
       releasing {
-        val secret = TrainingRun.randomHex(32)
+        val wanted = IngestKey.of(settings, data -> layout, held, loading)
         // In local mode there is one process, and nobody to fetch from it.
-        val serving = if (sc.isLocal) None else Some(Serving(secret, network.encrypted))
-        val stored = ingest(settings, layout, held, loading, memory, serving)
-        val placement = Placement.spread(stored, settings.numWorkers)
-        MemoryEstimate.check(
-          MemoryEstimate.of(
-            trained,
-            settings.optimizer,
-            placement,
-            stored,
-            TrainingRun.sharedBytesPerPeer() * network.socketsPerLink
-          ),
-          sc.master,
-          sc.getConf
-        )
-        val plan = new RankPlan(
-          run,
-          0,
-          settings.numWorkers,
-          secret,
-          sc.getConf.getInt("spark.task.cpus", 1),
-          device,
-          settings,
-          stored.map(_.report),
-          tag,
-          loading,
-          network,
-          layout.columns,
-          memory
-        )
-        val result = new TrainingJob(sc, plan, program, placement, slots, tag).run()
-        // Ranks have freed the rows beside them; executors without one still hold theirs.
-        if (placement.holders.exists(!placement.ranks.contains(_))) ReleaseJob.run(sc, run)
+        def read() = {
+          val secret = TrainingRun.randomHex(32)
+          val serving = if (sc.isLocal) None else Some(Serving(secret, network.encrypted))
+          ingest(settings, layout, held, loading, memory, secret, serving)
+        }
+        val (stored, result) = restoring(slots, settings) {
+          val rows = ingests.rows(wanted)(read())(restore)
+          val stored = rows.stored
+          val placement = Placement.spread(stored, settings.numWorkers)
+          MemoryEstimate.check(
+            MemoryEstimate.of(
+              trained,
+              settings.optimizer,
+              placement,
+              stored,
+              TrainingRun.sharedBytesPerPeer() * network.socketsPerLink
+            ),
+            sc.master,
+            sc.getConf
+          )
+          val plan = new RankPlan(
+            run,
+            0,
+            settings.numWorkers,
+            TrainingRun.randomHex(32),
+            sc.getConf.getInt("spark.task.cpus", 1),
+            device,
+            settings,
+            stored.map(_.report),
+            tag,
+            loading,
+            network,
+            rows.layout.columns,
+            rows.memory,
+            RankPlan.Rows(rows.run, rows.secret, stay = shared.isDefined)
+          )
+          val result = new TrainingJob(sc, plan, program, placement, slots, tag).run()
+          if (shared.isEmpty) rows.freedBy(placement.ranks)
+          (stored, result)
+        }
         Trained(program, result.weights, summary(settings, stored, result, start), vocabularies)
       }
     }
@@ -125,35 +137,74 @@ private[kindling] final class TrainingRun(
     catch Failures.ofIngest
   }
 
+  /** Runs `training`, once more when rows were lost with their executor before a rank had begun. */
+  private def restoring[T](slots: Slots, settings: Settings)(training: => T): T = {
+    def attempt(left: Int): T =
+      try training
+      catch {
+        case lost: RowsLost if left > 0 =>
+          TrainingRun.log.warn(s"run $run: ${lost.getMessage}; they are read again")
+          // An executor that takes its place may still be coming up.
+          slots.requireTotal(settings.numWorkers, settings.slotTimeoutMs)
+          attempt(left - 1)
+        case lost: RowsLost =>
+          throw new TrainingException(s"${lost.getMessage}, for the ${TrainingRun.Rereads + 1}th time: run fit again")
+      }
+    attempt(TrainingRun.Rereads)
+  }
+
+  private def cancel(): Unit = sc.cancelJobsWithTag(tag)
+
+  private def restore(rows: HeldRows): Unit =
+    try {
+      rows.restore(() => cancel())
+      TrainingRun.log.info(s"run $run trains on the rows ${rows.run}, which are there")
+    } catch Failures.ofIngest
+
   private def ingest(
       settings: Settings,
       layout: FeatureLayout,
       held: Option[(Dataset[_], FeatureLayout)],
       loading: NativeLoading,
       memory: ShardMemory,
+      secret: String,
       serving: Option[Serving]
-  ): Seq[IngestOutcome.Stored] = {
-    def read(frame: Dataset[_], layout: FeatureLayout, split: Validation, first: Int, what: String) = {
-      val job = new Ingest(
-        run,
-        layout,
-        settings.handleInvalid,
-        split,
-        settings.seed,
-        loading,
-        RunsOver.list,
-        memory,
-        serving,
-        first
-      )
-      sc.setLocalProperty(TrainingRun.Description, s"Kindling $run: read $what")
-      try job.read(frame, () => sc.cancelJobsWithTag(tag))
+  ): HeldRows = {
+    val name = HeldRows.name(run)
+    def frame(what: String, data: Dataset[_], layout: FeatureLayout, split: Validation) = HeldRows.Frame(
+      what,
+      first =>
+        new Ingest(
+          name,
+          layout,
+          settings.handleInvalid,
+          split,
+          settings.seed,
+          loading,
+          RunsOver.list,
+          memory,
+          serving,
+          first,
+          settings.repartition
+        ),
+      _.read(data, _, () => cancel())
+    )
+    val frames = frame("the data", data, layout, settings.validation) +: held.toSeq.map { case (data, layout) =>
+      frame("the validation data", data, layout, Validation.All)
+    }
+    val rows =
+      try HeldRows.read(sc, name, secret, layout, memory, frames)
       catch Failures.ofIngest
+    try requireRows(rows.stored)
+    catch {
+      case e: Throwable =>
+        rows.release()
+        throw e
     }
-    val own = read(data, layout, settings.validation, 0, "the data")
-    val stored = own ++ held.fold(Seq.empty[IngestOutcome.Stored]) { case (frame, layout) =>
-      read(frame, layout, Validation.All, own.size, "the validation data")
-    }
+    rows
+  }
+
+  private def requireRows(stored: Seq[IngestOutcome.Stored]): Unit = {
     val (rows, validationRows) = (stored.map(_.report.rows).sum, stored.map(_.report.validationRows).sum)
     val skipped = stored.map(_.skipped).sum
     if (rows == 0)
@@ -166,7 +217,6 @@ private[kindling] final class TrainingRun(
         s"${stored.map(_.report.spilledBytes).sum >> 20} of ${stored.map(_.report.bytes).sum >> 20} MiB are in files, for shardMemory"
     )
     if (skipped > 0) TrainingRun.log.warn(s"$skipped rows with a null or NaN were skipped (handleInvalid=skip)")
-    stored
   }
 
   private def summary(
@@ -186,6 +236,8 @@ private[kindling] final class TrainingRun(
       trainingSeconds = Json.required(report, "seconds").asDouble,
       communicationSeconds = Json.optional(report, "communicationSeconds").fold(0.0)(_.asDouble),
       dataWaitSeconds = Json.required(report, "dataWaitSeconds").asDouble,
+      movedRows = result.movedRows,
+      movedBytes = result.movedBytes,
       executors = result.processes,
       workers = settings.numWorkers,
       bestEpoch = Json.optional(report, "bestEpoch").map(_.asInt),
@@ -196,8 +248,7 @@ private[kindling] final class TrainingRun(
   /**
    * On failure: end what still runs, then free what is left of the run in the executors. The first failure is the one that leaves.
    *
-   * After a success the ranks have freed the rows beside them; what else is left (empty shards, and duplicates of tasks that ran
-   * twice) is dropped by the next ingest there.
+   * After a success the ranks have freed the rows beside them; what else is left (empty shards) is dropped by the next ingest there.
    */
   private def releasing[T](body: => T): T = {
     var done = false
@@ -206,30 +257,33 @@ private[kindling] final class TrainingRun(
       done = true
       result
     } finally {
-      RunsOver.add(run)
+      val rows = HeldRows.name(run)
+      val own = if (shared.exists(_.keeps(rows))) Seq(run) else Seq(run, rows)
+      own.foreach(RunsOver.add)
       if (!done && !sc.isStopped) {
-        sc.cancelJobsWithTag(tag)
+        cancel()
         // An interrupted thread could wait for nothing, so the flag is set aside for the clean-up.
         val interrupted = Thread.interrupted()
-        try ReleaseJob.run(sc, run)
-        finally if (interrupted) Thread.currentThread().interrupt()
+        try {
+          ReleaseJob.run(sc, own)
+          if (shared.isEmpty) ingests.abandon()
+        } finally if (interrupted) Thread.currentThread().interrupt()
       }
     }
   }
 
-  private def tagged[T](body: => T): T = {
-    val description = sc.getLocalProperty(TrainingRun.Description)
-    sc.addJobTag(tag)
-    try body
-    finally {
-      sc.setLocalProperty(TrainingRun.Description, description)
-      if (!sc.isStopped) sc.removeJobTag(tag)
+  private def tagged[T](body: => T): T =
+    Cluster.withOwnProperties(sc) {
+      sc.addJobTag(tag)
+      body
     }
-  }
 }
 
 private[kindling] object TrainingRun {
   private val log = LoggerFactory.getLogger("kindling.TrainingRun")
+
+  /** How often rows that were lost before the training are read again. */
+  private final val Rereads = 3
 
   /** What the web UI shows beside a job. */
   final val Description = "spark.job.description"

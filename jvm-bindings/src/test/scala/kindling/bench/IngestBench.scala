@@ -190,7 +190,8 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
         None
       )
     val took = measured {
-      val stored = ingest.read(data, () => ()).map(_.report.rows).sum
+      val stored =
+        ingest.read(data, new IngestProgress("the data", Progress.of(sc)), () => ()).stored.map(_.report.rows).sum
       require(stored == rows, s"$stored of $rows rows arrived")
     }
     LocalRuns.drop(run)

@@ -27,7 +27,7 @@ class ShardMemorySuite extends SparkSuite {
     val program = ProgramSource.resolve(params, data, spark.sparkContext.hadoopConfiguration)
     val layout = FeatureLayout.forTraining(data.schema, program.description, FeatureLayout.Choice.of(params))
     val ingest = new Ingest(run, layout, HandleInvalid.Fail, Validation.None, 0, loading, Nil, memory, None)
-    try ingest.read(data, () => ()).map(_.report)
+    try IngestSuite.read(ingest, data).map(_.report)
     finally LocalRuns.drop(run)
   }
 

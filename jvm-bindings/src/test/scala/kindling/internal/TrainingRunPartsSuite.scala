@@ -231,13 +231,29 @@ class TrainingRunPartsSuite extends AnyFunSuite {
       val memory = ShardMemory(None, onDisk = false)
       val device = Gpus.choose("cpu", _ => None, local = true, ranks = 2)
       val plan =
-        new RankPlan("run", 1, 2, "00", 1, device, settings, Seq(shard), "c", loading, network, columns, memory)
+        new RankPlan(
+          "run",
+          1,
+          2,
+          "00",
+          1,
+          device,
+          settings,
+          Seq(shard),
+          "c",
+          loading,
+          network,
+          columns,
+          memory,
+          RankPlan.Rows("run-rows", "ff", stay = false)
+        )
       SessionConfig.json(plan, 1, "h1", "cuda:1", Seq("run", "other"))
     }
     val plain = config()
     assert((plain.get("heartbeatMs").asLong, plain.get("stallWarningMs").asLong) === ((250L, 7000L)))
     assert(plain.get("collectiveTimeoutMs").asLong === 1800000L)
     assert(plain.get("shards").get(0).get("endpoint").get("port").asInt === 1 && plain.get("columns").size === 1)
+    assert(plain.get("heldFor").toString === """{"run":"run-rows","secret":"ff"}""")
     assert(plain.get("liveRuns").toString === """["run","other"]""")
     assert(plain.get("encrypted").isBoolean && !plain.get("encrypted").asBoolean && !plain.has("recordFolder"))
     assert(plain.get("socketsPerLink").asInt === 1 && plain.get("device").asText === "cuda:1")

@@ -3,6 +3,7 @@ package org.apache.spark.ml.kindling
 import org.apache.spark.{SparkContext, SparkEnv}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.TaskSchedulerImpl
+import org.apache.spark.util.Utils
 
 /**
  * What Spark keeps to itself (`private[spark]`) about executors and task slots, and Kindling needs. Nothing here decides anything.
@@ -23,6 +24,17 @@ object Cluster {
     sc.env.blockManager.master.getMemoryStatus.keys.toSeq
       .filter(id => sc.isLocal || !id.isDriver)
       .map(id => (id.executorId, id.host))
+
+  /**
+   * Runs `body` with local properties of this thread alone (job tags and descriptions are some), and puts back what was there.
+   * PySpark gives all threads of a pool the same object, so that the tag of one fit would be on the jobs of another.
+   */
+  def withOwnProperties[T](sc: SparkContext)(body: => T): T = {
+    val shared = sc.getLocalProperties
+    sc.setLocalProperties(Utils.cloneProperties(shared))
+    try body
+    finally sc.setLocalProperties(shared)
+  }
 
   /** Whether Spark knows a place for a partition: where its input lies, or where it is cached. */
   def hasPreferredLocations(rdd: RDD[_], partition: Int): Boolean =
