@@ -1,6 +1,7 @@
 package kindling.internal
 
 import java.nio.charset.StandardCharsets.UTF_8
+import java.util.concurrent.TimeUnit
 
 import kindling.TrainingException
 import org.apache.spark.{SparkContext, TaskContext}
@@ -64,7 +65,11 @@ private[kindling] final class TrainingJob(
     catch {
       // The cluster has too few slots now and had enough before: if that is the loss of a holder, fewer ranks would not help.
       case e: IllegalArgumentException =>
-        requireHolders()
+        // Spark counts an executor's slots out a moment before the executor.
+        (1 to NoticePolls).foreach { _ =>
+          requireHolders()
+          TimeUnit.MILLISECONDS.sleep(NoticePollMs)
+        }
         throw e
     }
 
@@ -169,4 +174,6 @@ private[kindling] final class TrainingJob(
 
 private[kindling] object TrainingJob {
   private val log = LoggerFactory.getLogger("kindling.TrainingJob")
+  private val NoticePolls = 30
+  private val NoticePollMs = 100L
 }
