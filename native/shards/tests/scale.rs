@@ -140,6 +140,7 @@ fn half_a_gigabyte_is_fetched_over_loopback_plain_and_encrypted() {
         let endpoint = theirs.serve(ServeSpec { run: run(), secret: secret.clone(), host, encrypted }).unwrap();
         let piece = Piece { endpoint, partition: 0, key: report.key, split: Split::Train, first: 0, rows: rows as u64 };
         let request = FetchSpec {
+            held_for: None,
             run: run(),
             secret,
             live_runs: vec![],
