@@ -171,8 +171,9 @@ fn grey(picture: DynamicImage) -> GrayImage {
         // 0.299, 0.587 and 0.114 in parts of 65536, rounded: at most 255.
         u8::try_from((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).unwrap_or(u8::MAX)
     };
-    let values = rgb.pixels().map(luma).collect();
-    GrayImage::from_raw(width, height, values).unwrap_or_default()
+    let mut grey = GrayImage::new(width, height);
+    grey.pixels_mut().zip(rgb.pixels()).for_each(|(out, pixel)| out.0 = [luma(pixel)]);
+    grey
 }
 
 #[cfg(test)]

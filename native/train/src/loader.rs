@@ -167,14 +167,15 @@ struct Ends {
 impl Source<'_> {
     fn load(&self, ends: &Ends) -> std::result::Result<(), Ended> {
         let (first_epoch, first_step) = self.start;
+        let spilled = self.data.spilled();
         for number in first_epoch..self.config.max_epochs {
             let epoch = self.order.epoch(number);
             let start = if number == first_epoch { first_step } else { 0 };
-            if self.data.spilled() {
+            if spilled {
                 self.read_ahead(&epoch, start);
             }
             for step in start..self.order.steps() {
-                if self.data.spilled() {
+                if spilled {
                     self.read_ahead(&epoch, step + 1);
                 }
                 self.share(&epoch, step, ends)?;
