@@ -23,7 +23,7 @@ def results() -> dict[str, dict[str, Any]]:
     return app("ingest", timeout=300).results
 
 
-@pytest.mark.parametrize("trouble", ["failed tasks", "emptied disks"])
+@pytest.mark.parametrize("trouble", ["failed tasks", "a killed executor", "emptied disks"])
 def test_every_row_is_there_once_whatever_its_tasks_met(results: dict[str, dict[str, Any]], trouble: str) -> None:
     found = results[trouble]
     assert found["rows"] == 400
@@ -35,9 +35,19 @@ def test_a_bad_row_and_a_cancellation_end_the_fit(results: dict[str, dict[str, A
     assert results["cancelled"]["message"] == "the run was cancelled"
 
 
+def test_a_fit_whose_executors_lose_their_disks_ends_in_one_sentence_that_names_one(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    message = results["lost disks"]["message"]
+    assert "KindlingError" in results["lost disks"]["kinds"]
+    assert any(folder in message for folder in results["disks"]["folders"]), message
+    assert "No such file" in message, message
+    assert "\n" not in message
+
+
 def test_nothing_is_left_in_the_executors_after_any_end(results: dict[str, dict[str, Any]]) -> None:
     left = {name: found["left"] for name, found in results.items() if "left" in found}
-    assert len(left) == 7
+    assert len(left) == 8
     assert left == dict.fromkeys(left, 0)
 
 

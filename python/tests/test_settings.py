@@ -190,3 +190,16 @@ def test_a_summary_has_what_was_asked_for_and_none_where_it_is_not_defined() -> 
         "    1  1.5000          1.0000                         0.01       9",
         "    2  1.0000          0.5000         0.7500          0.01       9",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batchSize", 2**31), ("maxIter", 2**31), ("ignoreIndex", -(2**31) - 1), ("seed", 2**63)]
+)
+def test_a_whole_number_that_the_jvm_has_no_room_for_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(kindling.InvalidArgumentError, match=f"{name} must be a whole number of at most"):
+        TrainingParams()._set(**{name: value})
+
+
+def test_the_largest_whole_numbers_are_taken() -> None:
+    params = TrainingParams()._set(batchSize=2**31 - 1, seed=-(2**63), shardMemory=2**40)
+    assert params.getOrDefault("shardMemory") == 2**40

@@ -3,7 +3,9 @@
 All rows go to files, which show in the list of a process's mappings for as long as it holds them.
 """
 
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -59,6 +61,17 @@ def fail(partition, attempt):
 ended("failed tasks", estimator.fit(through(fail)).summary)
 
 
+def kill(partition, attempt):
+    """Ends the executor, with the rows that it has read so far."""
+    if partition == 5 and attempt == 0:
+        daemon = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[1])
+        executor = int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(executor, signal.SIGKILL)
+
+
+ended("a killed executor", estimator.fit(through(kill)).summary)
+
+
 failure("bad row", lambda: estimator.fit(data.selectExpr("features", "if(id = 399, null, label) as label")))
 ended("after the bad row")
 
@@ -110,19 +123,27 @@ models = search.fit(data, [*grid, {estimator.validationFraction: 0.5}])
 report("maps", rows=[model.summary.rows for model in models], ingests=ingests() - before)
 ended("fitted maps")
 
-# The last: nothing of Spark that is on disk is left after it.
+# The last: nothing of Spark that is on disk is left after them.
 folders = [str(path) for path in disks]
 
 
-def empty_the_disks(partition, _):
-    """As a cleaner of temporary files does that does not know them; the directories stay, without which Spark fails."""
-    if partition == 4:
-        for folder in folders:
-            for path in Path(folder).glob("spark-*/executor-*/blockmgr-*/*"):
-                shutil.rmtree(path, ignore_errors=True)
+def lose(pattern):
+    """Partition 4 removes what Spark has on disk."""
+
+    def trouble(partition, _):
+        if partition == 4:
+            for folder in folders:
+                for path in Path(folder).glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    return trouble
 
 
-ended("emptied disks", estimator.fit(through(empty_the_disks)).summary)
+# As a cleaner of temporary files does that does not know them; the directories stay, without which Spark fails.
+ended("emptied disks", estimator.fit(through(lose("spark-*/executor-*/blockmgr-*/*"))).summary)
+# What is left then goes with the executors: Spark runs nothing in them any more that could drop it.
+failure("lost disks", lambda: estimator.fit(through(lose("spark-*/executor-*/blockmgr-*"))))
+report("disks", folders=folders)
 spark.stop()
 for path in disks:
     shutil.rmtree(path, ignore_errors=True)

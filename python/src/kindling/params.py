@@ -23,8 +23,12 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
+from kindling.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
 
 V = TypeVar("V")
 S = TypeVar("S", bound=Params)
@@ -121,8 +125,25 @@ def _bytes(value: Any) -> int:
     return int(match[1]) << _UNITS[match[2]]
 
 
+_LONG = ("seed", "shardMemory")
+
+
+def _fits(name: str, value: object) -> None:
+    """Whole numbers travel as Java's: what does not fit would fail there without a word of the setting."""
+    bits = 63 if name in _LONG else 31
+    if isinstance(value, int) and not -(1 << bits) <= value < 1 << bits:
+        raise InvalidArgumentError(
+            f"{name} must be a whole number of at most {(1 << bits) - 1} in size, but is {value}"
+        )
+
+
 class InferenceParams(HasFeaturesCol, HasInputCols, HasPredictionCol, HasProbabilityCol, HasHandleInvalid):
     """What a fitted model still needs to know."""
+
+    def _set(self, **kwargs: Any) -> Self:
+        for name, value in kwargs.items():
+            _fits(name, value)
+        return super()._set(**kwargs)
 
     inputShapes: Param[str] = param(
         "inputShapes", _shapes, "shape of one row for each input of the program, without the batch, as in [[1, 8, 8]]"

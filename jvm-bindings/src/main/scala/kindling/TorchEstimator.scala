@@ -118,7 +118,7 @@ class TorchEstimator(override val uid: String)
       _,
       "validationIndicatorCol"
     ): Unit)
-    get(weightCol).filter(_.nonEmpty).foreach(ColumnTypes.anyNumber(columns, _, "weightCol"): Unit)
+    get(weightCol).filter(_.nonEmpty).foreach(ColumnTypes.anyNumber(columns, _, "weightCol", indexable = false): Unit)
     val judgedBy = Loss.of(this)
     val wide = PredictionWidth.several(this, judgedBy, columns)
     OutputColumns.of(this, judgedBy, wide, PredictionWidth.others(this, judgedBy, columns)).appendTo(schema)

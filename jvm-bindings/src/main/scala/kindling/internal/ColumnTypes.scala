@@ -15,7 +15,8 @@ private[kindling] object ColumnTypes {
     schema.fields.find(_.name == name).getOrElse {
       val close =
         schema.fieldNames.find(_.equalsIgnoreCase(name)).map(other => s""" (did you mean "$other"?)""").getOrElse("")
-      refuse(s"""there is no column "$name"$close: the columns are ${schema.fieldNames.mkString(", ")}""")
+      val there = if (schema.isEmpty) "the data has none" else s"the columns are ${schema.fieldNames.mkString(", ")}"
+      refuse(s"""there is no column "$name"$close: $there""")
     }
 
   /** A number, an array of numbers or a vector that can become `dtype`. */
@@ -33,6 +34,10 @@ private[kindling] object ColumnTypes {
           refuse(s"""the column "$name" is a vector of doubles, but $owner is $dtype: give integers""")
         Filling.Vector(field)
       case ArrayType(element, _) =>
+        if (element.isInstanceOf[StringType])
+          refuse(
+            s"""the column "$name" is an array of strings, which have no vocabulary: cast it, or give a column for each string"""
+          )
         checkElement(name, s"an array of ${element.simpleString}", element, dtype, owner)
         Filling.Array(field)
       case _ => Filling.Scalars(Seq(scalar(schema, name, dtype, owner, indexing)), indexing.of(name).toSeq)
@@ -82,12 +87,15 @@ private[kindling] object ColumnTypes {
   }
 
   /** One number of any type per row. */
-  def anyNumber(schema: StructType, name: String, owner: String): StructField = {
+  def anyNumber(schema: StructType, name: String, owner: String, indexable: Boolean = true): StructField = {
     val field = column(schema, name)
-    if (!isNumber(field.dataType))
-      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner needs one number per row${scalarHint(
-          field.dataType
-        )}""")
+    if (!isNumber(field.dataType)) {
+      val advice = field.dataType match {
+        case _: StringType => if (indexable) hint(field.dataType) else ": cast it first"
+        case _ => ""
+      }
+      refuse(s"""the column "$name" is ${described(field.dataType)}, but $owner needs one number per row$advice""")
+    }
     field
   }
 
@@ -136,11 +144,6 @@ private[kindling] object ColumnTypes {
     if (text.startsWith("a")) (if (text.startsWith("an ")) text else s"an $text")
     else if (text.startsWith("i")) s"an $text"
     else s"a $text"
-
-  private def scalarHint(dataType: DataType): String = dataType match {
-    case _: StringType => hint(dataType)
-    case _ => ""
-  }
 
   private def hint(dataType: DataType): String = dataType match {
     case _: StringType => ": name it in indexCols of the fit to index it, or cast it first"

@@ -192,7 +192,7 @@ private final class ArrayWriter(
   private def block(values: UnsafeArrayData, address: Long): Boolean = {
     val header = UnsafeArrayData.calculateHeaderPortionInBytes(width)
     val from = values.getBaseOffset + header
-    if (containsNull && hasNull(values, header)) nullElement()
+    if (containsNull && hasNull(values, header)) convert(values, address)
     else if (copies) {
       Platform.copyMemory(values.getBaseObject, from, null, address, width.toLong * target.size)
       !checkNaN || !ArrayWriter.hasNaN(target, address, width)
@@ -222,17 +222,16 @@ private final class ArrayWriter(
   private def convert(values: ArrayData, address: Long): Boolean = {
     var i = 0
     while (i < width) {
-      if (containsNull && values.isNullAt(i)) return nullElement()
-      if (!Store.number(values, i, source, target, address + i.toLong * target.size) && !keep) return false
+      val at = address + i.toLong * target.size
+      if (containsNull && values.isNullAt(i)) {
+        if (!keep) return false
+        if (!target.isFloat)
+          throw new RowProblem(s"""element $i of the column "$name" is null, and $target has no NaN to keep it as""")
+        Store.double(Double.NaN, target, at)
+      } else if (!Store.number(values, i, source, target, at) && !keep) return false
       i += 1
     }
     true
-  }
-
-  private def nullElement(): Boolean = {
-    if (keep)
-      throw new RowProblem(s"""an element of the column "$name" is null, which handleInvalid=keep cannot keep""")
-    false
   }
 
   override def problem(row: InternalRow): String =

@@ -1,7 +1,7 @@
 package kindling.internal
 
 import kindling.TrainingException
-import org.apache.spark.SparkException
+import org.apache.spark.{SparkException, SparkThrowable}
 
 import scala.util.control.NonFatal
 
@@ -43,7 +43,8 @@ private[kindling] object Failures {
 
   /** For the ingest job: what is not an argument's fault is wrapped once. */
   def ofIngest: PartialFunction[Throwable, Nothing] = {
-    case e: IllegalArgumentException => throw e
+    // Spark's own, such as that of a string that is cast to a number, tells of the data's plan and not of an argument.
+    case e: IllegalArgumentException if !e.isInstanceOf[SparkThrowable] => throw e
     case e: SparkException if isCancelled(e) => throw new TrainingException("the run was cancelled", e)
     case NonFatal(e) =>
       val root = causes(e).last
@@ -61,13 +62,18 @@ private[kindling] object Failures {
 
   private def causes(e: Throwable): Seq[Throwable] = Iterator.iterate(e)(_.getCause).takeWhile(_ != null).take(20).toSeq
 
-  /** Spark's message without the stack traces it carries: for people, nothing is decided by it. */
+  /** Spark's message without the stack traces and queries it carries: for people, nothing is decided by it. */
   private[internal] def sparkReason(e: Throwable): String = {
     val text = RankTask.sentence(e)
     // What is before it is the same for every lost task of a barrier job.
     val start = text.indexOf(BarrierReason)
     val reason = if (start < 0) text else text.substring(start + BarrierReason.length)
-    val lines = reason.linesIterator.map(_.trim).filter(_.nonEmpty)
-    lines.takeWhile(line => !line.startsWith("at ") && !line.startsWith("Driver stacktrace")).take(3).mkString(" ")
+    // Of Python's traceback the line that says what happened is the first that is not indented.
+    val python = reason.linesIterator.dropWhile(!_.startsWith("Traceback ")).drop(1)
+    python.find(line => line.nonEmpty && !line.head.isWhitespace).getOrElse {
+      val ends = Seq("at ", "Driver stacktrace", "== ")
+      val lines = reason.linesIterator.map(_.trim).filter(_.nonEmpty)
+      lines.takeWhile(line => !ends.exists(line.startsWith)).take(3).mkString(" ")
+    }
   }
 }

@@ -149,7 +149,7 @@ private[kindling] object FeatureLayout {
     val inputs = inputColumns(schema, program, choice, program.inputs.indices)
     val label = labelColumn(schema, choice.output(program).label, choice)
     val weight = choice.weightCol.map { name =>
-      val field = ColumnTypes.anyNumber(schema, name, "weightCol")
+      val field = ColumnTypes.anyNumber(schema, name, "weightCol", indexable = false)
       NativeColumn(name, Role.Weight, DType.Float64, 1, Filling.Weight(field))
     }
     FeatureLayout(

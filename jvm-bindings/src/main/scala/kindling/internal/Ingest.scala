@@ -3,7 +3,7 @@ package kindling.internal
 import org.apache.spark.TaskContext
 import org.apache.spark.ml.kindling.TaskEnd
 import org.apache.spark.rdd.RDD
-import org.apache.spark.sql.{classic, functions, Column, Dataset, Row}
+import org.apache.spark.sql.{classic, functions, AnalysisException, Column, Dataset, Row}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.vectorized.ColumnarBatch
 import org.apache.spark.storage.StorageLevel
@@ -198,13 +198,27 @@ private[kindling] object Ingest {
   /** The data projected to the layout's columns, as Spark's own rows. */
   def rows(data: Dataset[_], layout: FeatureLayout): RDD[InternalRow] = select(data, layout).queryExecution.toRdd
 
-  def select(data: Dataset[_], layout: FeatureLayout): classic.DataFrame =
-    data.select(columns(layout): _*) match {
+  def select(data: Dataset[_], layout: FeatureLayout): classic.DataFrame = {
+    val selected =
+      try data.select(columns(layout): _*)
+      catch { case e: AnalysisException if e.getCondition == "AMBIGUOUS_REFERENCE" => throw ambiguous(data, layout, e) }
+    selected match {
       case dataset: classic.Dataset[Row] => dataset
       case other => throw new IllegalArgumentException(
           s"Kindling trains on a DataFrame of the Spark server, not on a ${other.getClass.getName}"
         )
     }
+  }
+
+  /** Two columns that Spark does not tell apart by name; unless it is told to, it takes no notice of case. */
+  private def ambiguous(data: Dataset[_], layout: FeatureLayout, e: AnalysisException): IllegalArgumentException = {
+    val alike = layout.selected.fieldNames.map(name => data.columns.filter(_.equalsIgnoreCase(name)).toSeq)
+    val names = alike.find(_.size > 1).getOrElse(data.columns.toSeq)
+    new IllegalArgumentException(
+      s"Spark does not tell the columns ${names.map(name => s""""$name"""").mkString(" and ")} apart: rename or drop all but one",
+      e
+    )
+  }
 
   /** Neighbouring partitions on the same executor, as far as it is open where they are read. */
   private def beside[T: ClassTag](partitions: RDD[T]): RDD[T] = {

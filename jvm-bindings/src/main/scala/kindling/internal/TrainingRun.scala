@@ -50,6 +50,7 @@ private[kindling] final class TrainingRun(
   private def train(): Trained = {
     val start = System.nanoTime()
     val settings = Settings.of(params, validation.isDefined)
+    (data +: validation.toSeq).foreach(TrainingRun.requireEnd)
     TrainingRun.checkCluster(sc)
     val network = NetworkSettings.of(sc.getConf)
     val device = Gpus.choose(settings.device, sc.getConf.getOption, sc.isLocal, settings.numWorkers)
@@ -295,6 +296,12 @@ private[kindling] object TrainingRun {
     random.nextBytes(buffer)
     buffer.map(byte => f"${byte & 0xff}%02x").mkString
   }
+
+  private def requireEnd(data: Dataset[_]): Unit =
+    if (data.isStreaming)
+      throw new IllegalArgumentException(
+        "the DataFrame is a stream, which has no last row to train on: call fit on its batches (foreachBatch), or write it to files"
+      )
 
   private def checkCluster(sc: SparkContext): Unit =
     if (!sc.isLocal && sc.getConf.getBoolean("spark.dynamicAllocation.enabled", defaultValue = false))

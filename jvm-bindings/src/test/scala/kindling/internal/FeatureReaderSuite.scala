@@ -246,6 +246,12 @@ class FeatureReaderSuite extends SparkSuite {
     assert(read(scalar, column(scalar, DType.Float32, 1), HandleInvalid.Keep).map(_.isNaN) === Seq(false, true, true))
     val array = frame(ArrayType(DoubleType), Seq(1.0, Double.NaN))
     assert(read(array, column(array, DType.Float32, 2), HandleInvalid.Keep).map(_.isNaN) === Seq(false, true))
+    for (target <- Seq(DType.Float32, DType.Float64)) {
+      val holes = frame(ArrayType(FloatType), Seq[Any](1f, null, 3f), Seq[Any](null, 5f, Float.NaN))
+      val kept = read(holes, column(holes, target, 3), HandleInvalid.Keep)
+      assert(kept.map(_.isNaN) === Seq(false, true, false, true, false, true))
+      assert(kept.filterNot(_.isNaN) === Seq(1.0, 3.0, 5.0))
+    }
     val vector = frame(SQLDataTypes.VectorType, Vectors.sparse(2, Array(1), Array(Double.NaN)))
     assert(read(vector, column(vector, DType.Float64, 2), HandleInvalid.Keep).map(_.isNaN) === Seq(false, true))
   }
@@ -255,8 +261,8 @@ class FeatureReaderSuite extends SparkSuite {
     assert(problem(int, column(int, DType.Int64, 1), HandleInvalid.Keep).contains("int64 has no NaN"))
     val array = frame(ArrayType(FloatType), null)
     assert(problem(array, column(array, DType.Float32, 1), HandleInvalid.Keep).contains("cannot keep"))
-    val element = frame(ArrayType(FloatType), Seq(null))
-    assert(problem(element, column(element, DType.Float32, 1), HandleInvalid.Keep).contains("cannot keep"))
+    val element = frame(ArrayType(LongType), Seq[Any](1L, null))
+    assert(problem(element, column(element, DType.Int64, 2), HandleInvalid.Keep).startsWith("element 1 of the column"))
     val vector = frame(SQLDataTypes.VectorType, null)
     assert(problem(vector, column(vector, DType.Float32, 1), HandleInvalid.Keep).contains("cannot keep"))
   }

@@ -423,5 +423,14 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     assert(Failures.sparkReason(new Exception(text)).endsWith(
       "finished unsuccessfully. ExecutorLostFailure (executor 1 exited) Reason: Command exited with code 137"
     ))
+    val cast =
+      "[CAST_INVALID_INPUT] The value 'x' cannot be cast. SQLSTATE: 22018\n== SQL (line 1) ==\ncast(a as int)\n^^^"
+    assert(
+      Failures.sparkReason(new Exception(cast)) === "[CAST_INVALID_INPUT] The value 'x' cannot be cast. SQLSTATE: 22018"
+    )
+    val python =
+      "Job aborted: Task 0 failed\nTraceback (most recent call last):\n  File \"a.py\", line 1, in f\n    1 // 0\n" +
+        "ZeroDivisionError: division by zero\n\n\tat org.apache.spark.api.python.BasePythonRunner"
+    assert(Failures.sparkReason(new Exception(python)) === "ZeroDivisionError: division by zero")
   }
 }
