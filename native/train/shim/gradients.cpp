@@ -16,6 +16,7 @@
 struct KdGradients {
     std::vector<at::Tensor> parameters;
     std::vector<at::Tensor> places;
+    std::vector<uint8_t> adopted; // places that become the gradient, instead of being filled with it
     std::vector<uint8_t> reached; // since kd_gradients_begin
     std::vector<uint8_t> seen;    // since kd_gradients_begin_last
     bool last = false;
@@ -23,7 +24,9 @@ struct KdGradients {
     void *context;
 
     // Between steps a parameter has no `grad`, so autograd hands over the tensor that the kernel wrote, without adding
-    // or copying: one copy from a warm cache is all that a flat gradient costs, and nothing is cleared beforehand.
+    // or copying: one copy from a warm cache is all that a flat gradient costs, and nothing is cleared beforehand. A place
+    // that adopts takes the tensor itself. Its storage has no other owner that writes: autograd copies a gradient that is
+    // in use elsewhere before it hands it over.
     void take(size_t index, at::Tensor gradient) {
         TORCH_CHECK(!(last && seen[index]), "the gradient of parameter ", index, " came twice in one backward");
         seen[index] = 1;
@@ -33,6 +36,13 @@ struct KdGradients {
         }
         if (reached[index]) {
             place.add_(gradient);
+        } else if (adopted[index]) {
+            const auto &parameter = parameters[index];
+            if (gradient.strides() != parameter.strides() || !gradient.is_non_overlapping_and_dense() ||
+                gradient.scalar_type() != parameter.scalar_type() || gradient.device() != parameter.device()) {
+                gradient = at::empty_strided(parameter.sizes(), parameter.strides(), parameter.options()).copy_(gradient);
+            }
+            place.set_(gradient.storage(), gradient.storage_offset(), gradient.sizes(), gradient.strides());
         } else if (place.is_cpu() && gradient.is_cpu() && gradient.scalar_type() == place.scalar_type() &&
                    gradient.strides() == place.strides() && gradient.is_non_overlapping_and_dense()) {
             std::memcpy(place.data_ptr(), gradient.const_data_ptr(), place.nbytes());
@@ -63,13 +73,14 @@ struct Collector : torch::autograd::PostAccumulateGradHook {
 
 extern "C" {
 
-KdGradients *kd_gradients_new(const at::Tensor *const *parameters, const at::Tensor *const *places, size_t count,
-                              void (*hook)(void *, size_t), void *context) {
+KdGradients *kd_gradients_new(const at::Tensor *const *parameters, const at::Tensor *const *places,
+                              const bool *adopted, size_t count, void (*hook)(void *, size_t), void *context) {
     return guarded<KdGradients *>(nullptr, [&] {
         auto gradients = std::make_unique<KdGradients>();
         for (size_t i = 0; i < count; ++i) {
             gradients->parameters.push_back(*parameters[i]);
             gradients->places.push_back(*places[i]);
+            gradients->adopted.push_back(adopted[i]);
         }
         gradients->reached.resize(count);
         gradients->seen.resize(count);
@@ -93,9 +104,18 @@ bool kd_gradients_detach(KdGradients *gradients) {
 }
 void kd_gradients_free(KdGradients *gradients) { delete gradients; }
 
-void kd_gradients_begin(KdGradients *gradients) {
-    std::fill(gradients->reached.begin(), gradients->reached.end(), 0);
-    gradients->last = false;
+bool kd_gradients_begin(KdGradients *gradients) {
+    return guarded(false, [&] {
+        c10::NoGradGuard no_graph;
+        for (size_t i = 0; i < gradients->places.size(); ++i) {
+            if (gradients->adopted[i] && gradients->places[i].numel() > 0) {
+                gradients->places[i].set_();
+            }
+        }
+        std::fill(gradients->reached.begin(), gradients->reached.end(), 0);
+        gradients->last = false;
+        return true;
+    });
 }
 void kd_gradients_begin_last(KdGradients *gradients) {
     std::fill(gradients->seen.begin(), gradients->seen.end(), 0);
@@ -105,7 +125,7 @@ bool kd_gradients_finish(KdGradients *gradients) {
     return guarded(false, [&] {
         c10::NoGradGuard no_graph;
         for (size_t i = 0; i < gradients->places.size(); ++i) {
-            if (!gradients->reached[i]) {
+            if (!gradients->reached[i] && !gradients->adopted[i]) {
                 gradients->places[i].zero_();
             }
         }

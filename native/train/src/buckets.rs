@@ -42,7 +42,8 @@ impl Buckets {
         let mut buckets = Vec::new();
         for (number, cut) in plan(&parameters.flats, bytes).into_iter().enumerate() {
             let Some(flat) = parameters.flats.get(cut.flat) else { continue };
-            let grads = flat.grads.f_narrow(0, cut.start, cut.end - cut.start).doing("cutting the gradients")?;
+            let Some(grads) = &flat.grads else { continue };
+            let grads = grads.f_narrow(0, cut.start, cut.end - cut.start).doing("cutting the gradients")?;
             buckets.push(Bucket { grads, kind: flat.kind, parameters: cut.positions.len() });
             for position in cut.positions {
                 if let Some(bucket) = of.get_mut(position) {
@@ -96,7 +97,7 @@ mod tests {
             })
             .collect();
         let tensor = Tensor::zeros([length], (kind, Device::Cpu));
-        Flat { kind, values: tensor.shallow_clone(), grads: tensor, lowered: None, segments, length }
+        Flat { kind, values: tensor.shallow_clone(), grads: Some(tensor), lowered: None, segments, length }
     }
 
     fn ranges(cuts: &[Cut]) -> Vec<(usize, i64, i64)> {

@@ -31,8 +31,8 @@ impl Clip {
     pub(crate) fn apply(&self, parameters: &ParameterStore) -> Result<()> {
         let doing = "clipping the gradients";
         if let Some(value) = self.value {
-            for flat in &parameters.flats {
-                flat.grads.shallow_clone().f_clamp_(-value, value).map(drop).doing(doing)?;
+            for grads in parameters.gradients() {
+                grads.shallow_clone().f_clamp_(-value, value).map(drop).doing(doing)?;
             }
         }
         let Some(most) = self.norm else { return Ok(()) };
@@ -41,8 +41,8 @@ impl Clip {
         if factor >= 1.0 {
             return Ok(());
         }
-        for flat in &parameters.flats {
-            flat.grads.shallow_clone().f_mul_scalar_(factor).map(drop).doing(doing)?;
+        for grads in parameters.gradients() {
+            grads.shallow_clone().f_mul_scalar_(factor).map(drop).doing(doing)?;
         }
         Ok(())
     }
@@ -52,15 +52,8 @@ impl Clip {
 /// would lose what small elements add.
 fn global_norm(parameters: &ParameterStore) -> Result<f64> {
     let doing = "taking the norm of the gradients";
-    let mut norms = Vec::new();
-    for flat in &parameters.flats {
-        let ends = flat.segments.iter().skip(1).map(|next| next.offset).chain([flat.length]);
-        for (segment, end) in flat.segments.iter().zip(ends) {
-            let range = flat.grads.f_narrow(0, segment.offset, end - segment.offset).doing(doing)?;
-            norms.push(range.f_norm().doing(doing)?);
-        }
-    }
-    let norms = norms.iter().map(|norm| norm.f_to_kind(Kind::Double)).collect::<std::result::Result<Vec<_>, _>>();
+    let norm = |place: &Tensor| place.f_norm().and_then(|norm| norm.f_to_kind(Kind::Double));
+    let norms = parameters.places.iter().map(norm).collect::<std::result::Result<Vec<_>, _>>();
     let all = Tensor::f_stack(&norms.doing(doing)?, 0).doing(doing)?;
     all.f_norm().and_then(|norm| norm.f_double_value(&[])).doing(doing)
 }
@@ -73,7 +66,7 @@ mod tests {
     fn store() -> ParameterStore {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2}]}"#;
         let program = Program::read(layers.as_bytes().to_vec()).unwrap();
-        let store = ParameterStore::new(&program, tch::Device::Cpu).unwrap();
+        let store = ParameterStore::new(&program, tch::Device::Cpu, false).unwrap();
         // Eight elements: six of 3 and two of -1.
         for (place, value) in store.places.iter().zip([3.0, -1.0]) {
             let _ = place.shallow_clone().fill_(value);

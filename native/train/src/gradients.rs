@@ -23,6 +23,8 @@ use crate::sync::{Exchange, Sync};
 /// See the module.
 pub(crate) struct Gradients {
     hooks: GradientHooks,
+    /// Whether some have no flat place, so that they cannot be sent.
+    alone: bool,
     progress: Arc<Shared>,
     figures: [f64; FIGURES],
     stage: Stage,
@@ -145,8 +147,11 @@ impl Gradients {
             exchange: None,
         })));
         let listener: Arc<dyn Listener> = Arc::<Shared>::clone(&progress);
-        let hooks = GradientHooks::new(&parameters.leaves(), &places, listener).doing("watching the gradients")?;
-        Ok(Gradients { hooks, progress, figures: [0.0; FIGURES], stage: Stage::Open })
+        let adopted: Vec<bool> = parameters.adopted().collect();
+        let hooks =
+            GradientHooks::new(&parameters.leaves(), &places, &adopted, listener).doing("watching the gradients")?;
+        let alone = adopted.contains(&true);
+        Ok(Gradients { hooks, alone, progress, figures: [0.0; FIGURES], stage: Stage::Open })
     }
 
     /// Forgets the last step.
@@ -154,7 +159,7 @@ impl Gradients {
         if self.stage == Stage::Lent {
             return Err(Error::State { what: "a step", needed: "done with the step before", found: "amid one" });
         }
-        self.hooks.begin();
+        self.hooks.begin().doing("dropping the last step's gradients")?;
         self.progress.lock().used.fill(false);
         self.figures = [0.0; FIGURES];
         Ok(())
@@ -178,6 +183,13 @@ impl Gradients {
         let mut exchange = sync.exchange();
         let sends = exchange.is_some();
         if sends {
+            if self.alone {
+                return Err(Error::State {
+                    what: "a step",
+                    needed: "of a rank that trains alone",
+                    found: "beside others",
+                });
+            }
             self.stage = Stage::Lent;
         }
         self.hooks.begin_last();

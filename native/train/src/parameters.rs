@@ -10,6 +10,10 @@
 //! step too small for the low precision adds up in the masters. A gradient is widened as it arrives: parts of a batch, and
 //! ranks, are summed in float32.
 //!
+//! Between ranks gradients must lie flat, so each is copied once as it arrives. A rank that trains alone copies only small
+//! ones: the gradient of a *large* parameter is the tensor that autograd made, and there is none between steps. Large
+//! parameters have flat buffers of their own, without a flat gradient.
+//!
 //! Segments lie in the order in which the program first uses their parameters. A gradient is complete when backward has
 //! passed the first use, so backward completes the flat gradient from its end, however the module registered them.
 
@@ -37,8 +41,8 @@ pub(crate) struct Flat {
     pub(crate) kind: Kind,
     /// Parameter values, `length` elements.
     pub(crate) values: Tensor,
-    /// Gradients, `length` elements.
-    pub(crate) grads: Tensor,
+    /// Gradients, `length` elements; none where each is a tensor of its own.
+    pub(crate) grads: Option<Tensor>,
     /// What the program reads in place of `values`, if its dtype is a lower one: `values` are masters then.
     pub(crate) lowered: Option<Tensor>,
     pub(crate) segments: Vec<Segment>,
@@ -50,18 +54,22 @@ pub(crate) struct ParameterStore {
     pub(crate) flats: Vec<Flat>,
     /// Per parameter of the program: a view into a flat buffer, or a tensor of its own if frozen.
     pub(crate) views: Vec<Tensor>,
-    /// Per position: its part of a flat gradient, shaped like the parameter.
+    /// Per position: its part of a flat gradient, shaped like the parameter; or a tensor that becomes its gradient when that
+    /// arrives, and is empty until then.
     pub(crate) places: Vec<Tensor>,
 }
 
 const ALIGNMENT: i64 = 64;
 
+/// A parameter of as many bytes is large: copying its gradient takes longer than to step it apart from the others.
+const LARGE: u64 = 64 << 10;
+
 /// The dtypes of a program's parameters that can be trained, in the order of their flats.
 const TRAINABLE: [Kind; 4] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half];
 
 impl ParameterStore {
-    /// Lays the program's parameters out on `device`.
-    pub(crate) fn new(program: &Program, device: Device) -> Result<ParameterStore> {
+    /// Lays the program's parameters out on `device`, for a rank that trains `alone` or beside others.
+    pub(crate) fn new(program: &Program, device: Device, alone: bool) -> Result<ParameterStore> {
         let kind_of = |parameter: &Parameter| tensors::kind_of(parameter.tensor.dtype);
         let first_uses = first_uses(program);
         let trainable_of = |kind: Kind| -> Vec<Segment> {
@@ -91,8 +99,12 @@ impl ParameterStore {
         let (mut flats, mut places) = (Vec::new(), Vec::new());
         let mut laid_out = BTreeMap::new();
         for (kind, segments) in by_kind {
-            if !segments.is_empty() {
-                flats.push(Flat::new(kind, segments, (program, device), &mut laid_out, &mut places)?);
+            let (large, small): (Vec<Segment>, Vec<Segment>) =
+                segments.into_iter().partition(|segment| alone && is_large(program, kind, segment));
+            for (segments, adopt) in [(small, false), (large, true)] {
+                if !segments.is_empty() {
+                    flats.push(Flat::new(kind, segments, adopt, (program, device), &mut laid_out, &mut places)?);
+                }
             }
         }
         if flats.is_empty() {
@@ -138,11 +150,29 @@ impl ParameterStore {
         Ok(masters)
     }
 
+    /// All gradients that there are: flat ones, and those that are tensors of their own.
+    pub(crate) fn gradients(&self) -> impl Iterator<Item = &Tensor> {
+        let flat = self.flats.iter().filter_map(|flat| flat.grads.as_ref());
+        let own = self.adopted().zip(&self.places).filter(|&(adopted, place)| adopted && place.numel() > 0);
+        flat.chain(own.map(|(_, place)| place))
+    }
+
+    /// Per position: whether its gradient is a tensor of its own.
+    pub(crate) fn adopted(&self) -> impl Iterator<Item = bool> {
+        self.flats.iter().flat_map(|flat| flat.segments.iter().map(|_| flat.grads.is_none()))
+    }
+
     /// Per position: the parameter, a leaf of the graph.
     pub(crate) fn leaves(&self) -> Vec<&Tensor> {
         let segments = self.flats.iter().flat_map(|flat| &flat.segments);
         segments.filter_map(|segment| self.views.get(segment.parameter)).collect()
     }
+}
+
+/// Whether a parameter of the dtype `kind` is large. Gradients that are widened as they arrive are always copied.
+fn is_large(program: &Program, kind: Kind, segment: &Segment) -> bool {
+    let elements = program.parameters.get(segment.parameter).map_or(0, |parameter| parameter.tensor.elements());
+    matches!(kind, Kind::Float | Kind::Double) && elements * kind.elt_size_in_bytes() as u64 >= LARGE
 }
 
 /// Per parameter: the first node that reads it.
@@ -160,10 +190,11 @@ fn first_uses(program: &Program) -> Vec<Option<usize>> {
 
 impl Flat {
     /// Lays `segments` of the dtype `own` out in their order, adds views of them to `views` by the parameter's index, and
-    /// appends their gradients to `places`.
+    /// appends their gradients to `places`: parts of a flat one, or to `adopt`.
     fn new(
         own: Kind,
         mut segments: Vec<Segment>,
+        adopt: bool,
         (program, device): (&Program, Device),
         views: &mut BTreeMap<usize, Tensor>,
         places: &mut Vec<Tensor>,
@@ -181,7 +212,8 @@ impl Flat {
         let kind = if low { Kind::Float } else { own };
         let options = (kind, device);
         let values = Tensor::f_zeros([length], options).doing("allocating the parameters")?;
-        let grads = Tensor::f_zeros([length], options).doing("allocating the gradients")?;
+        let grads =
+            (!adopt).then(|| Tensor::f_zeros([length], options)).transpose().doing("allocating the gradients")?;
         let lowered =
             low.then(|| Tensor::f_zeros([length], (own, device))).transpose().doing("allocating the parameters")?;
         let read = lowered.as_ref().unwrap_or(&values);
@@ -193,7 +225,10 @@ impl Flat {
             // One at a time: a copy of all of them would be most of what memory has to hold before the first step.
             value.f_copy_(&tensors::from_data(data)?).doing("filling a parameter")?;
             views.insert(segment.parameter, value.f_set_requires_grad(true).doing("placing a parameter")?);
-            places.push(place(&grads).doing("placing a gradient")?);
+            places.push(match &grads {
+                Some(grads) => place(grads).doing("placing a gradient")?,
+                None => Tensor::f_empty([0], options).doing("placing a gradient")?,
+            });
         }
         if let Some(lowered) = &lowered {
             values.shallow_clone().f_copy_(lowered).doing("widening the parameters")?;
@@ -252,7 +287,7 @@ pub(crate) mod tests {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
         let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
         program.parameters.reverse();
-        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu, false).unwrap();
         let names: Vec<&str> =
             store.flats[0].segments.iter().map(|s| program.parameters[s.parameter].name.as_str()).collect();
         assert_eq!(names, ["0.bias", "0.weight", "1.bias", "1.weight"], "one node reads a layer's weight and bias");
@@ -265,9 +300,9 @@ pub(crate) mod tests {
     fn parameters_in_half_precision_have_float32_masters_and_gradients() {
         let layers = r#"{"inputShape":[3],"seed":1,"layers":[{"type":"dense","units":2},{"type":"dense","units":5}]}"#;
         let mut program = Program::read(layers.as_bytes().to_vec()).unwrap();
-        let exact = ParameterStore::new(&program, Device::Cpu).unwrap();
+        let exact = ParameterStore::new(&program, Device::Cpu, false).unwrap();
         tests::to_bfloat16(&mut program, |name| name.starts_with("1."));
-        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu, false).unwrap();
         let kinds: Vec<(Kind, Option<Kind>)> =
             store.flats.iter().map(|flat| (flat.kind, flat.lowered.as_ref().map(Tensor::kind))).collect();
         assert_eq!(kinds, [(Kind::Float, None), (Kind::Float, Some(Kind::BFloat16))]);

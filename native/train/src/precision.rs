@@ -122,9 +122,9 @@ impl Scaler {
         let doing = "scaling the gradients back";
         let scalar = |value: f64, device: Device| Tensor::f_full([1], value, (Kind::Float, device)).doing(doing);
         let mut finite = true;
-        for flat in &parameters.flats {
-            let (found, inverse) = (scalar(0.0, flat.grads.device())?, scalar(1.0 / self.scale, flat.grads.device())?);
-            self.unscale.run(&[&flat.grads, &found, &inverse], &[], None).map(drop).doing(doing)?;
+        for grads in parameters.gradients() {
+            let (found, inverse) = (scalar(0.0, grads.device())?, scalar(1.0 / self.scale, grads.device())?);
+            self.unscale.run(&[grads, &found, &inverse], &[], None).map(drop).doing(doing)?;
             finite &= found.f_double_value(&[0]).doing(doing)? == 0.0;
         }
         if !finite {
@@ -252,7 +252,7 @@ mod tests {
         replica.step(sync).unwrap();
         let flat = &replica.parameters.flats[1];
         assert!(flat.lowered.is_some() && flat.kind == Kind::Float);
-        Vec::try_from(&flat.grads).unwrap()
+        Vec::try_from(flat.grads.as_ref().unwrap()).unwrap()
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
             parameter.tensor.dtype = kindling_program::DType::Float64;
             parameter.tensor.bytes = kindling_program::Bytes::new(vec![0u8; count * 8]);
         }
-        let store = ParameterStore::new(&program, Device::Cpu).unwrap();
+        let store = ParameterStore::new(&program, Device::Cpu, false).unwrap();
         assert!(Precision::Fp32.check(&store).is_ok());
         assert!(Precision::Bf16.check(&store).unwrap_err().to_string().contains("float32"));
     }

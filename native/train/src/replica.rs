@@ -63,6 +63,15 @@ pub struct Replica {
     _heap: Heap,
 }
 
+/// A replica's part in a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) rank: usize,
+    pub(crate) world: usize,
+    /// The steps of the run, if they are known.
+    pub(crate) total: Option<u64>,
+}
+
 impl Replica {
     /// Lays the program out for training, with `weights` (safetensors) in place of its own if given.
     /// `rank` chooses the stream of random numbers. A schedule must say its length itself: nobody knows the run's.
@@ -78,25 +87,25 @@ impl Replica {
         config: &TrainingConfig,
         rank: usize,
     ) -> Result<Replica> {
+        let seat = Seat { rank, world: 1, total: None };
         // `train` returns the loss alone.
-        Ok(Replica { counted: false, ..Replica::of_run(Place::open(device)?, program, weights, config, rank, None)? })
+        Ok(Replica { counted: false, ..Replica::of_run(Place::open(device)?, program, weights, config, seat)? })
     }
 
-    /// The same as a rank of a run of `total` steps.
+    /// The same as a rank of a run.
     pub(crate) fn of_run(
         place: Place,
         mut program: Program,
         weights: Option<&[u8]>,
         config: &TrainingConfig,
-        rank: usize,
-        total: Option<u64>,
+        Seat { rank, world, total }: Seat,
     ) -> Result<Replica> {
         let heap = Heap::keep();
         let judge = Judge::new(&config.loss, &program, config.prediction_output.as_deref())?;
         let _here = place.enter()?;
         let device = place.tch();
         let groups = Groups::assign(&mut program, &config.groups, &config.optimizer)?;
-        let parameters = ParameterStore::new(&program, device)?;
+        let parameters = ParameterStore::new(&program, device, world == 1)?;
         let views = parameters.views.iter().map(Tensor::shallow_clone).collect();
         let state = State::new(&program, views, device)?;
         if let Some(bytes) = weights {

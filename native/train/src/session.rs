@@ -20,7 +20,7 @@ use crate::devices::{self, Carriage};
 use crate::error::{Error, Result};
 use crate::fit::{self, TrainingConfig};
 use crate::plan::ShardRef;
-use crate::replica::Replica;
+use crate::replica::{Replica, Seat};
 use crate::report::{Event, FitReport};
 use crate::sync::Sync;
 
@@ -148,14 +148,8 @@ impl Session {
         config.training.check_validation(config.shards.iter().map(|shard| shard.validation_rows).sum())?;
         let rows: u64 = config.shards.iter().map(|shard| shard.rows).sum();
         let total = rows.div_ceil(config.training.batch_size) * config.training.max_epochs;
-        let replica = Box::new(Replica::of_run(
-            Place::open(config.device)?,
-            program,
-            weights,
-            &config.training,
-            config.rank,
-            Some(total),
-        )?);
+        let seat = Seat { rank: config.rank, world: config.world, total: Some(total) };
+        let replica = Box::new(Replica::of_run(Place::open(config.device)?, program, weights, &config.training, seat)?);
         let bind = if config.encrypted { Listener::bind_encrypted } else { Listener::bind };
         let listener = bind(&config.host)?;
         let stage = Mutex::new(Stage::Opened { replica, listener });

@@ -23,11 +23,12 @@ struct KdGradients {
 
 #[rustfmt::skip]
 unsafe extern "C" {
-    fn kd_gradients_new(parameters: *const *const C_tensor, places: *const *const C_tensor, count: usize,
-                        hook: extern "C" fn(*mut c_void, usize), context: *mut c_void) -> *mut KdGradients;
+    fn kd_gradients_new(parameters: *const *const C_tensor, places: *const *const C_tensor, adopted: *const bool,
+                        count: usize, hook: extern "C" fn(*mut c_void, usize), context: *mut c_void)
+                        -> *mut KdGradients;
     fn kd_gradients_detach(gradients: *mut KdGradients) -> bool;
     fn kd_gradients_free(gradients: *mut KdGradients);
-    fn kd_gradients_begin(gradients: *mut KdGradients);
+    fn kd_gradients_begin(gradients: *mut KdGradients) -> bool;
     fn kd_gradients_begin_last(gradients: *mut KdGradients);
     fn kd_gradients_finish(gradients: *mut KdGradients) -> bool;
 }
@@ -57,31 +58,35 @@ extern "C" fn arrived(context: *mut c_void, index: usize) {
 }
 
 impl GradientHooks {
-    /// Hangs a hook on each of `parameters` (leaves that require a gradient) with `places` of the same sizes and dtypes.
+    /// Hangs a hook on each of `parameters` (leaves that require a gradient) with `places` of the same sizes and dtypes, or
+    /// empty ones that are `adopted`: such a place becomes the tensor that autograd made.
     pub(crate) fn new(
         parameters: &[&Tensor],
         places: &[&Tensor],
+        adopted: &[bool],
         listener: Arc<dyn Listener>,
     ) -> Result<GradientHooks, Torch> {
-        if parameters.len() != places.len() {
+        if parameters.len() != places.len() || adopted.len() != places.len() {
             return Err(Torch(format!("{} parameters have {} places for gradients", parameters.len(), places.len())));
         }
+        let count = parameters.len();
         let pointers = |tensors: &[&Tensor]| tensors.iter().map(|tensor| tensor.as_ptr()).collect::<Vec<_>>();
         let (parameters, places) = (pointers(parameters), pointers(places));
         let context = NonNull::from(Box::leak(Box::new(listener)));
-        // SAFETY: both arrays have `parameters.len()` live tensors, whose handles the shim copies; the context is a
-        // leaked box that `drop` frees after the hooks are off.
-        let gradients = unsafe {
-            kd_gradients_new(parameters.as_ptr(), places.as_ptr(), parameters.len(), arrived, context.as_ptr().cast())
-        };
+        let (parameters, places, adopted) = (parameters.as_ptr(), places.as_ptr(), adopted.as_ptr());
+        // SAFETY: the arrays have `count` elements, two of them live tensors, whose handles the shim copies; the context is
+        // a leaked box that `drop` frees after the hooks are off.
+        let gradients =
+            unsafe { kd_gradients_new(parameters, places, adopted, count, arrived, context.as_ptr().cast()) };
         // A failed `new` may leave hooks that it has hung: the context stays leaked then.
         NonNull::new(gradients).map(|gradients| GradientHooks { gradients, context }).ok_or_else(last_error)
     }
 
-    /// Starts a sum: the next gradient of each parameter replaces what its place holds, further ones are added.
-    pub(crate) fn begin(&mut self) {
+    /// Starts a sum: the next gradient of each parameter replaces what its place holds, further ones are added. Adopted
+    /// places are empty until then.
+    pub(crate) fn begin(&mut self) -> Result<(), Torch> {
         // SAFETY: the object lives as long as self.
-        unsafe { kd_gradients_begin(self.gradients.as_ptr()) }
+        check(unsafe { kd_gradients_begin(self.gradients.as_ptr()) })
     }
 
     /// From here to the next `begin` each gradient may come once, as its place may be lent once it has come: a backward
@@ -91,7 +96,7 @@ impl GradientHooks {
         unsafe { kd_gradients_begin_last(self.gradients.as_ptr()) }
     }
 
-    /// Ends a sum: places that no gradient has come to since `begin` become zero.
+    /// Ends a sum: places that no gradient has come to since `begin` become zero, or stay empty if adopted.
     pub(crate) fn finish(&mut self) -> Result<(), Torch> {
         // SAFETY: the object lives as long as self.
         check(unsafe { kd_gradients_finish(self.gradients.as_ptr()) })

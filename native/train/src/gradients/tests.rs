@@ -14,7 +14,7 @@ const LAYERS: usize = 20;
 fn deep() -> ParameterStore {
     let dense = r#"{"type":"dense","units":64}"#;
     let layers = format!(r#"{{"inputShape":[64],"seed":1,"layers":[{}]}}"#, [dense; LAYERS].join(","));
-    ParameterStore::new(&Program::read(layers.into_bytes()).unwrap(), tch::Device::Cpu).unwrap()
+    ParameterStore::new(&Program::read(layers.into_bytes()).unwrap(), tch::Device::Cpu, false).unwrap()
 }
 
 /// A loss whose gradients are `factors`, one per position.
@@ -31,7 +31,7 @@ fn chain(parameters: &ParameterStore) -> Tensor {
 }
 
 fn flat(parameters: &ParameterStore) -> Vec<f32> {
-    Vec::try_from(&parameters.flats[0].grads).unwrap()
+    Vec::try_from(parameters.flats[0].grads.as_ref().unwrap()).unwrap()
 }
 
 fn random(parameters: &ParameterStore, seed: i64, whole: bool) -> Vec<Tensor> {
@@ -190,4 +190,64 @@ fn no_step_begins_while_gradients_are_with_the_communicator() {
         let error = gradients.begin().err().unwrap().to_string();
         assert!(error.contains("the step before"), "{error}");
     });
+}
+
+/// What a rank alone does without a copy, and a rank among others with one, comes to the same bits: with every optimizer,
+/// micro-batches that add up, bounds, and a parameter that backward does not reach.
+#[test]
+fn large_gradients_that_are_adopted_step_as_those_that_are_copied() {
+    // Weights of 64 KiB and one of less.
+    let dense = r#"{"type":"dense","units":128}"#;
+    let layers = format!(r#"{{"inputShape":[128],"seed":1,"layers":[{dense},{dense},{{"type":"dense","units":3}}]}}"#);
+    let program = || Program::read(layers.clone().into_bytes()).unwrap();
+    for config in crate::optimizer::every_config() {
+        let config: crate::optimizer::OptimizerConfig = serde_json::from_value(config).unwrap();
+        let trained = |alone: bool| {
+            let parameters = ParameterStore::new(&program(), Device::Cpu, alone).unwrap();
+            assert_eq!(parameters.adopted().filter(|&adopted| adopted).count(), if alone { 2 } else { 0 });
+            let groups = crate::optimizer::Groups::assign(&mut program(), &[], &config).unwrap();
+            let mut optimizer = crate::optimizer::Optimizer::new(&config, groups, &parameters).unwrap();
+            let mut gradients = Gradients::new(&parameters, 64 << 10).unwrap();
+            let clip = crate::clip::Clip::new(Some(0.5), Some(0.01)).unwrap();
+            let mut sync = Sync::alone();
+            for step in 0..4 {
+                gradients.begin().unwrap();
+                assert!(!alone || parameters.gradients().count() == 1, "gradients of the last step are kept");
+                let leaf = |name: &str| {
+                    let index = program().parameters.iter().position(|parameter| parameter.name == name).unwrap();
+                    parameters.views[index].shallow_clone()
+                };
+                let loss = |rows: i64| {
+                    let x = Tensor::ones([rows, 128], (Kind::Float, Device::Cpu)) * 0.1;
+                    // In the second step nothing goes through the second layer.
+                    let hidden = x.linear(&leaf("0.weight"), Some(leaf("0.bias"))).tanh();
+                    let hidden =
+                        if step == 1 { hidden } else { hidden.linear(&leaf("1.weight"), Some(leaf("1.bias"))) };
+                    hidden.linear(&leaf("2.weight"), Some(leaf("2.bias"))).square().sum(Kind::Float)
+                };
+                gradients.accumulate(&loss(2)).unwrap();
+                gradients.finish(Some(&loss(3)), &sync, true).unwrap();
+                let tail = gradients.receive(&mut sync).unwrap();
+                assert_eq!(tail.used.iter().filter(|&&used| used).count(), if step == 1 { 4 } else { 6 });
+                clip.apply(&parameters).unwrap();
+                optimizer.step(&parameters, &tail.used, |rate| rate).unwrap();
+            }
+            let values = parameters.views.iter().map(|view| Vec::try_from(view.detach().reshape([-1])).unwrap());
+            values.collect::<Vec<Vec<f32>>>()
+        };
+        assert!(trained(true) == trained(false), "{config:?}");
+    }
+}
+
+#[test]
+fn a_rank_laid_out_to_train_alone_sends_nothing() {
+    let layers = r#"{"inputShape":[128],"seed":1,"layers":[{"type":"dense","units":128}]}"#;
+    let errors = ranks(2, move |_, sync| {
+        let program = Program::read(layers.as_bytes().to_vec()).unwrap();
+        let parameters = ParameterStore::new(&program, Device::Cpu, true).unwrap();
+        let mut gradients = Gradients::new(&parameters, 64 << 10).unwrap();
+        gradients.begin().unwrap();
+        gradients.finish(None, &sync, true).unwrap_err().to_string()
+    });
+    assert!(errors.iter().all(|error| error.contains("alone")), "{errors:?}");
 }

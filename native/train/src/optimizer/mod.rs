@@ -174,9 +174,11 @@ impl Optimizer {
         for (group, parts) in &mut plan.groups {
             for part in parts.iter_mut() {
                 part.steps += 1;
+                part.find_gradient()?;
             }
             let group = Group { learning_rate: rate(group.learning_rate), ..*group };
             self.family.step(parts, group)?;
+            parts.iter_mut().for_each(Part::drop_gradient);
         }
         let mut used = used.iter().copied();
         for steps in self.flats.iter_mut().flat_map(|state| &mut state.steps) {
@@ -190,7 +192,9 @@ impl Optimizer {
             self.groups.settings.iter().map(|&group| (group, Vec::new())).collect();
         let mut counters = Counters::default();
         let mut flags = used.iter().copied();
+        let mut places = parameters.places.iter();
         for (flat, state) in parameters.flats.iter().zip(&self.flats) {
+            let places: Vec<&Tensor> = places.by_ref().take(flat.segments.len()).collect();
             let group_of = |parameter: usize| self.groups.of.get(parameter).copied().unwrap_or(0);
             let used: Vec<bool> = flat.segments.iter().map(|_| flags.next().unwrap_or(false)).collect();
             let segments: Vec<usize> = flat.segments.iter().map(|segment| group_of(segment.parameter)).collect();
@@ -199,9 +203,12 @@ impl Optimizer {
                     if !used.get(index).copied().unwrap_or(false) {
                         continue;
                     }
-                    let Some(view) = parameters.views.get(segment.parameter) else { continue };
+                    let (Some(view), Some(place)) = (parameters.views.get(segment.parameter), places.get(index)) else {
+                        continue;
+                    };
                     let own = state.own.get(index).map_or(&[][..], Vec::as_slice);
-                    let part = Part::tensor(flat, segment.offset, view, &state.slots, own, *steps, &mut counters)?;
+                    let part =
+                        Part::tensor(flat, segment.offset, (view, place), &state.slots, own, *steps, &mut counters)?;
                     if let Some((_, parts)) = segments.get(index).and_then(|&group| groups.get_mut(group)) {
                         parts.push(part);
                     }
@@ -210,12 +217,13 @@ impl Optimizer {
                 let view = |segment: &Segment| parameters.views.get(segment.parameter);
                 let elements = |segment: &Segment| view(segment).map_or(0, |view| view.numel() as i64);
                 let elements: Vec<i64> = flat.segments.iter().map(elements).collect();
-                let elements = self.family.rounds_by_place().then_some(elements.as_slice());
-                let by = Segments { used: &used, steps: &state.steps, groups: &segments, elements };
+                let apart = flat.grads.is_none();
+                let elements = (apart || self.family.rounds_by_place()).then_some(elements.as_slice());
+                let by = Segments { used: &used, steps: &state.steps, groups: &segments, elements, apart };
                 for run in parts::runs(flat, &by) {
-                    if let Some((_, parts)) = groups.get_mut(run.group) {
+                    if let (Some((_, parts)), Some(place)) = (groups.get_mut(run.group), places.get(run.segment)) {
                         let longest = self.family.longest();
-                        parts.extend(Part::ranges(flat, &run, &state.slots, longest, &mut counters)?);
+                        parts.extend(Part::ranges(flat, (&run, place), &state.slots, longest, &mut counters)?);
                     }
                 }
             }

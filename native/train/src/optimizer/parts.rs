@@ -16,23 +16,34 @@ pub(crate) struct Part {
     pub(super) steps: u64,
     /// The same, as fused kernels read it: shared with the parts that have taken as many.
     pub(super) state_steps: Tensor,
+    /// The range of its parameter that it is, if `grads` has to be cut anew in every step.
+    adopted: Option<Adopted>,
+}
+
+/// A range of a gradient that is a tensor of its own, another one in every step.
+struct Adopted {
+    place: Tensor,
+    start: i64,
+    length: i64,
 }
 
 /// A range of a flat buffer whose segments have a gradient, the same group, and have taken the same number of steps.
 #[derive(Debug, PartialEq)]
 pub(super) struct Run {
     pub(super) group: usize,
+    /// The first of its segments.
+    pub(super) segment: usize,
     start: i64,
     length: i64,
     steps: u64,
 }
 
 impl Part {
-    /// The segment at `offset` in the shape of `view`.
+    /// The segment at `offset` in the shape of `view`, with the place of its gradient.
     pub(super) fn tensor(
         flat: &Flat,
         offset: i64,
-        view: &Tensor,
+        (view, grads): (&Tensor, &Tensor),
         slots: &[Tensor],
         own: &[Tensor],
         steps: u64,
@@ -41,17 +52,36 @@ impl Part {
         let placed = slots.iter().map(|slot| place(slot, offset, view));
         Ok(Part {
             values: place(&flat.values, offset, view)?,
-            grads: place(&flat.grads, offset, view)?,
+            grads: grads.shallow_clone(),
             slots: placed.chain(own.iter().map(|tensor| Ok(tensor.shallow_clone()))).collect::<Result<_>>()?,
             steps,
             state_steps: counters.of(steps, flat.values.device())?,
+            adopted: None,
         })
     }
 
-    /// The run in ranges of at most `longest`.
+    /// Finds the gradient of this step, if it is another tensor than in the last.
+    pub(super) fn find_gradient(&mut self) -> Result<()> {
+        if let Some(Adopted { place, start, length }) = &self.adopted {
+            let all = i64::try_from(place.numel()).unwrap_or(i64::MAX);
+            let cut = place.f_as_strided([all], [1], None).and_then(|flat| flat.f_narrow(0, *start, *length));
+            self.grads = cut.doing("cutting a gradient")?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the gradient that [`Part::find_gradient`] found: what it lies in is free when the next step begins.
+    pub(super) fn drop_gradient(&mut self) {
+        if let Some(adopted) = &self.adopted {
+            self.grads = adopted.place.shallow_clone();
+        }
+    }
+
+    /// The run in ranges of at most `longest`. If the flat has no gradients, the run is one parameter without padding, and
+    /// `place` becomes its gradient.
     pub(super) fn ranges(
         flat: &Flat,
-        run: &Run,
+        (run, place): (&Run, &Tensor),
         slots: &[Tensor],
         longest: i64,
         counters: &mut Counters,
@@ -62,12 +92,14 @@ impl Part {
         while start < end {
             let length = longest.min(end - start);
             let cut = |tensor: &Tensor| tensor.f_narrow(0, start, length).doing("cutting the parameters");
+            let adopted = Adopted { place: place.shallow_clone(), start: start - run.start, length };
             parts.push(Part {
                 values: cut(&flat.values)?,
-                grads: cut(&flat.grads)?,
+                grads: flat.grads.as_ref().map_or_else(|| Ok(place.shallow_clone()), cut)?,
                 slots: slots.iter().map(cut).collect::<Result<_>>()?,
                 steps: run.steps,
                 state_steps: counters.of(run.steps, flat.values.device())?,
+                adopted: flat.grads.is_none().then_some(adopted),
             });
             start += length;
         }
@@ -88,6 +120,8 @@ pub(super) struct Segments<'a> {
     pub(super) groups: &'a [usize],
     /// How many elements there are before the padding, if a run must end with them.
     pub(super) elements: Option<&'a [i64]>,
+    /// Whether every segment is a run of its own.
+    pub(super) apart: bool,
 }
 
 /// The runs of a flat buffer.
@@ -102,10 +136,11 @@ pub(super) fn runs(flat: &Flat, by: &Segments<'_>) -> Vec<Run> {
             continue;
         }
         let elements = by.elements.and_then(|elements| elements.get(index)).copied();
+        joined &= !by.apart;
         let until = elements.map_or(end, |elements| segment.offset + elements);
         match runs.last_mut() {
             Some(run) if joined && run.steps == steps && run.group == group => run.length = until - run.start,
-            _ => runs.push(Run { group, start: segment.offset, length: until - segment.offset, steps }),
+            _ => runs.push(Run { group, segment: index, start: segment.offset, length: until - segment.offset, steps }),
         }
         joined = until == end;
     }
@@ -118,7 +153,7 @@ mod tests {
     fn runs_join_neighbours_with_the_same_history_and_group_only() {
         let store = super::super::tests::store();
         let runs = |used: [bool; 3], steps: [u64; 3], groups: [usize; 3]| -> Vec<(usize, i64, i64)> {
-            let by = super::Segments { used: &used, steps: &steps, groups: &groups, elements: None };
+            let by = super::Segments { used: &used, steps: &steps, groups: &groups, elements: None, apart: false };
             super::runs(&store.flats[0], &by).iter().map(|run| (run.group, run.start, run.length)).collect()
         };
         assert_eq!(runs([true; 3], [4; 3], [0; 3]), [(0, 0, 48)]);
@@ -132,7 +167,13 @@ mod tests {
     fn runs_end_where_a_parameter_does_that_fills_no_line_if_they_must() {
         let store = super::super::tests::store();
         let lengths = |elements: [i64; 3]| -> Vec<(i64, i64)> {
-            let by = super::Segments { used: &[true; 3], steps: &[0; 3], groups: &[0; 3], elements: Some(&elements) };
+            let by = super::Segments {
+                used: &[true; 3],
+                steps: &[0; 3],
+                groups: &[0; 3],
+                elements: Some(&elements),
+                apart: false,
+            };
             super::runs(&store.flats[0], &by).iter().map(|run| (run.start, run.length)).collect()
         };
         assert_eq!(lengths([6, 2, 4]), [(0, 6), (16, 2), (32, 4)]);

@@ -30,7 +30,7 @@ fn program() -> Program {
 }
 
 pub(super) fn store() -> ParameterStore {
-    ParameterStore::new(&program(), tch::Device::Cpu).unwrap()
+    ParameterStore::new(&program(), tch::Device::Cpu, false).unwrap()
 }
 
 fn optimizer(store: &ParameterStore, config: &str, groups: &str) -> Optimizer {
