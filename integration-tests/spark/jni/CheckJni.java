@@ -40,6 +40,7 @@ public final class CheckJni extends Checks {
     check("an array of addresses of the wrong length is refused", CheckJni::wrongAddresses);
     check("the shards of a run are served at one endpoint", CheckJni::serve);
     check("shards that were made twice are dropped by name", CheckJni::retain);
+    check("what would move is told before it does", CheckJni::moves);
     check("two ranks of one JVM train to the same weights", CheckJni::fitAndPredict);
     check("a thousand events leave no local references", CheckJni::manyEvents);
     check("an exception of the event sink ends the fit as itself", CheckJni::sinkThrows);
@@ -82,6 +83,7 @@ public final class CheckJni extends Checks {
     expect(IllegalArgumentException.class, "", () -> Native.modelOpen(broken, Run.LAYERS, null));
     expect(IllegalArgumentException.class, "", () -> Native.shardServe(broken));
     expect(IllegalArgumentException.class, "", () -> Native.shardRetain(broken));
+    expect(IllegalArgumentException.class, "", () -> Native.shardMoves(broken));
     byte[] unknown = utf8("{\"surprise\":1}");
     expect(IllegalArgumentException.class, "surprise", () -> Native.start(unknown));
     expect(IllegalArgumentException.class, "surprise", () -> Native.shardOpen(unknown));
@@ -89,6 +91,7 @@ public final class CheckJni extends Checks {
     expect(IllegalArgumentException.class, "surprise", () -> Native.modelOpen(unknown, Run.LAYERS, null));
     expect(IllegalArgumentException.class, "surprise", () -> Native.shardServe(unknown));
     expect(IllegalArgumentException.class, "surprise", () -> Native.shardRetain(unknown));
+    expect(IllegalArgumentException.class, "surprise", () -> Native.shardMoves(unknown));
     expect(IllegalArgumentException.class, "loud", () -> Native.start(utf8("{\"logLevel\":\"loud\"}")));
   }
 
@@ -206,6 +209,14 @@ public final class CheckJni extends Checks {
       require(usage.startsWith("{\"shards\":1,\"bytes\":"), "one shard was to stay, but the store says " + usage);
       require(Native.shardRelease(utf8(run.name)) == 1, "the shard that was to stay is gone");
     }
+  }
+
+  private static void moves() {
+    String shard = "{\"partition\":%d,\"process\":\"%s\",\"key\":1,\"rows\":4,\"validationRows\":2}";
+    String shards = String.format(shard + "," + shard, 0, "a", 1, "b");
+    String placed = "{\"shards\":[" + shards + "],\"processes\":[\"b\",\"c\"]}";
+    String moved = text(Native.shardMoves(utf8(placed)));
+    require(moved.equals("[0,6]"), "the rows that move are " + moved);
   }
 
   private static void closeTwice() {

@@ -85,7 +85,7 @@ pub use metrics::{EarlyStopping, Measured, Metric};
 pub use optimizer::{GroupConfig, OptimizerConfig};
 pub use order::{Epoch, Order};
 pub use outline::Outline;
-pub use plan::ShardRef;
+pub use plan::{ShardRef, moves};
 pub use precision::Precision;
 pub use predict::{Model, ModelConfig, Predictor};
 pub use replica::Replica;

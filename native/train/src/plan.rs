@@ -113,6 +113,30 @@ impl<'a> Balance<'a> {
     }
 }
 
+/// The rows that each rank would fetch from other processes, were rank r in `processes[r]`: those that train and those that
+/// validate.
+///
+/// # Errors
+/// None, as all ranks asked for are in `processes`.
+pub fn moves(shards: &[ShardRef], processes: &[&str]) -> Result<Vec<u64>> {
+    let balance = Balance::new(shards, processes);
+    let of_rank = |(rank, process): (usize, &&str)| {
+        let elsewhere = |owned: &Owned| -> u64 {
+            let held = |segment: &&Segment| shards.get(segment.shard).is_some_and(|shard| shard.process == *process);
+            owned
+                .segments()
+                .iter()
+                .filter(|segment| !held(segment))
+                .map(|segment| segment.rows.end - segment.rows.start)
+                .sum()
+        };
+        let training = balance.owned(|shard| shard.rows, rank)?;
+        let validation = balance.owned(|shard| shard.validation_rows, rank)?;
+        Ok(elsewhere(&training) + elsewhere(&validation))
+    };
+    processes.iter().enumerate().map(of_rank).collect()
+}
+
 /// The row numbers at which `parts` ranges begin, and where the last one ends.
 fn cuts(shards: &[ShardRef], rows_of: impl Fn(&ShardRef) -> u64, parts: u64) -> Vec<u64> {
     let mut ends = Vec::with_capacity(shards.len());
@@ -204,6 +228,18 @@ mod tests {
             endpoint: None,
         };
         sizes.iter().enumerate().map(shard).collect()
+    }
+
+    #[test]
+    fn what_would_move_is_what_ranks_fetch_of_both_kinds_of_rows() {
+        // 90 rows that train and 30 that validate, two thirds of each in one process.
+        let shards = shards(&[(30, "a"), (30, "a"), (30, "b")]);
+        assert_eq!(moves(&shards, &["a", "b"]).unwrap(), [0, 15 + 5]);
+        assert_eq!(moves(&shards, &["b", "a"]).unwrap(), [15 + 5, 0]);
+        assert_eq!(moves(&shards, &["c"]).unwrap(), [90 + 30]);
+        // Neighbours in turn: each rank holds half of its range, and gives as much away.
+        let turns: Vec<(u64, &str)> = (0..8).map(|i| (3, ["a", "b"][i % 2])).collect();
+        assert_eq!(moves(&self::shards(&turns), &["a", "b"]).unwrap(), [6 + 2, 6 + 2]);
     }
 
     /// Rows of a rank's segments that lie in other processes.

@@ -8,6 +8,7 @@ use jni::Env;
 use jni::objects::{JByteArray, JClass, JLongArray};
 use jni::sys::{jint, jlong};
 use kindling_shards::{ServeSpec, ShardSpec, ShardStore, Split};
+use kindling_train::ShardRef;
 
 use super::{count, json, json_array, native, put_addresses, text};
 use crate::error::{Failure, Throw};
@@ -102,6 +103,26 @@ native! { fn shard_retain(kept: jbyte[]) -> jint }
 fn shard_retain<'local>(env: &mut Env<'local>, _: JClass<'local>, kept: JByteArray<'local>) -> Result<jint, Failure> {
     let kept: Kept = json(env, &kept, "the shards to keep")?;
     Ok(jint::try_from(store().retain(&kept.run, &kept.keys)).unwrap_or(jint::MAX))
+}
+
+/// Where the partitions of a run lie, and in which process each rank would run.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Placed {
+    shards: Vec<ShardRef>,
+    processes: Vec<String>,
+}
+
+native! { fn shard_moves(placed: jbyte[]) -> jbyte[] }
+
+fn shard_moves<'local>(
+    env: &mut Env<'local>,
+    _: JClass<'local>,
+    placed: JByteArray<'local>,
+) -> Result<JByteArray<'local>, Failure> {
+    let placed: Placed = json(env, &placed, "where shards and ranks are")?;
+    let processes: Vec<&str> = placed.processes.iter().map(String::as_str).collect();
+    json_array(env, &kindling_train::moves(&placed.shards, &processes)?, "the rows that move")
 }
 
 native! { fn shard_release(run: jbyte[]) -> jint }

@@ -102,6 +102,12 @@ public final class Native {
   public static native int shardRetain(byte[] kept);
 
   /**
+   * The rows that each rank would fetch from other processes, as a JSON array. {@code placed}: {@code {"shards", "processes"}}, the
+   * shards as in a session's configuration, and the process of each rank. Moves nothing.
+   */
+  public static native byte[] shardMoves(byte[] placed);
+
+  /**
    * Serves the shards of a run over Arrow Flight until the last one here is gone; twice gives the same answer. {@code config}: {@code {"run",
    * "secret", "host", "encrypted"}}; the endpoint: {@code {"host", "port", "certificate"?}}.
    */

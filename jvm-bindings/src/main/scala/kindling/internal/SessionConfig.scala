@@ -35,7 +35,7 @@ private[kindling] object SessionConfig {
     root
   }
 
-  private def shard(report: ShardReport): JsonNode = {
+  def shard(report: ShardReport): JsonNode = {
     val node = Json
       .obj()
       .put("partition", report.partition)

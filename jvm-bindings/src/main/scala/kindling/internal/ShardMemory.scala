@@ -35,10 +35,16 @@ private[kindling] object ShardMemory {
   private val Least = 64 * MiB
 
   /**
-   * What the user says; without a word, what the container has beside its heap and its ranks where one is enforced (YARN,
-   * Kubernetes), and a quarter of the machine elsewhere.
+   * What the user says; without a word, what the container has beside its heap, its ranks and their batches (`batchBytes` each, or
+   * half of it if they might take more) where one is enforced (YARN, Kubernetes), and a quarter of the machine elsewhere.
    */
-  def of(asked: Option[Long], ranks: MemoryEstimate, master: String, conf: SparkConf): ShardMemory =
+  def of(
+      asked: Option[Long],
+      ranks: MemoryEstimate,
+      master: String,
+      conf: SparkConf,
+      batchBytes: Long = 0
+  ): ShardMemory =
     // Spark encrypts what it writes to these directories then; rows in plain text do not belong beside it.
     if (conf.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {
       asked.foreach { bytes =>
@@ -50,9 +56,11 @@ private[kindling] object ShardMemory {
       ShardMemory(None, onDisk = false)
     } else {
       val contained =
-        if (MemoryEstimate.enforced(master))
-          Some(math.max(Least, MemoryEstimate.overheadMiB(conf) * MiB - ranks.total - Jvm))
-        else None
+        if (MemoryEstimate.enforced(master)) {
+          val left = MemoryEstimate.overheadMiB(conf) * MiB - ranks.total - Jvm
+          // A batchSize beyond all rows says nothing of what batches will take.
+          Some(math.max(Least, left - math.min(batchBytes * ranks.ranks, left / 2)))
+        } else None
       ShardMemory(asked.orElse(contained), onDisk = true)
     }
 

@@ -82,7 +82,8 @@ private[kindling] final class TrainingRun(
       MemoryEstimate.require(ranks, sc.master, sc.getConf)
       val vocabularies = indexed()
       val (layout, held) = laidOut(Indexing.of(vocabularies))
-      val memory = ShardMemory.of(settings.shardMemory, ranks, sc.master, sc.getConf)
+      val most = BatchMemory.most(settings, layout)
+      val memory = ShardMemory.of(settings.shardMemory, ranks, sc.master, sc.getConf, most)
       releasing {
         val wanted = IngestKey.of(settings, data -> layout, held, loading)
         // In local mode there is one process, and nobody to fetch from it.
@@ -101,7 +102,15 @@ private[kindling] final class TrainingRun(
               settings.optimizer,
               placement,
               stored,
-              TrainingRun.sharedBytesPerPeer() * network.socketsPerLink
+              TrainingRun.sharedBytesPerPeer() * network.socketsPerLink,
+              BatchMemory.of(
+                settings,
+                layout,
+                stored.map(_.report.rows).sum,
+                stored.map(_.report.validationRows).sum
+              ),
+              TrainingRun.fetched(placement, stored),
+              rows.memory.bytes
             ),
             sc.master,
             sc.getConf
@@ -316,6 +325,16 @@ private[kindling] object TrainingRun {
   /** What a rank shares with each other one of its host; only the loaded library knows. */
   private def sharedBytesPerPeer(): Long =
     Json.required(Json.parse(Native.capabilities()), "sharedBytesPerPeer").asLong
+
+  /** By rank, the rows that it would fetch where it was placed. */
+  private def fetched(placement: Placement, stored: Seq[IngestOutcome.Stored]): Seq[Long] = {
+    val process = stored.map(held => held.place -> held.report.process).toMap
+    val placed = Json.obj()
+    Json.set(placed, "shards", Json.array(stored.map(held => SessionConfig.shard(held.report))))
+    val processes = placed.putArray("processes")
+    placement.ranks.foreach(place => processes.add(process.getOrElse(place, place.executor)))
+    Json.elements(Json.parse(Native.shardMoves(Json.bytes(placed)))).map(_.asLong)
+  }
 
   /**
    * The program as the settings train it, frozen groups left out. Settings that cannot train it are refused: reading the data may take

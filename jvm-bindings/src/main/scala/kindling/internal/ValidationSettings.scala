@@ -6,8 +6,12 @@ import com.fasterxml.jackson.databind.node.ObjectNode
 private[kindling] final case class ValidationSettings(
     metrics: Seq[String],
     topK: Option[Int],
-    stopping: Option[ValidationSettings.Stopping]
+    stopping: Option[ValidationSettings.Stopping],
+    watchedByRate: Option[String] = None
 ) {
+
+  /** Whether the answer to every validation row is kept until its epoch is judged. */
+  def comparesScores: Boolean = (metrics ++ stopping.flatMap(_.metric) ++ watchedByRate).contains("auc")
 
   /** Puts them into the training configuration of a session. */
   def into(training: ObjectNode): Unit = {
@@ -64,7 +68,7 @@ private[kindling] object ValidationSettings {
           getRestoreBestWeights
         ))
       else None
-    ValidationSettings(asked, get(topK), stopping)
+    ValidationSettings(asked, get(topK), stopping, get(lrMetric))
   }
 
   private def refuse(sentence: String): Nothing = throw new IllegalArgumentException(sentence)

@@ -4,7 +4,9 @@ import java.io.{ByteArrayOutputStream, PrintStream}
 import java.util.concurrent.{CountDownLatch, FutureTask, TimeUnit}
 
 import com.fasterxml.jackson.databind.node.ObjectNode
+import kindling.TorchEstimator
 import org.apache.spark.SparkConf
+import org.apache.spark.sql.types.{ArrayType, FloatType, StructField}
 import org.scalatest.funsuite.AnyFunSuite
 
 import scala.collection.mutable
@@ -36,9 +38,16 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     val program = ProgramDescription("pt2", Nil, Nil, 1, 1 << 20, 1 << 20, 4 << 20, None)
     val shards = Seq(stored(0, "p1", a, bytes = 100L << 20), stored(1, "p2", b, bytes = 250L << 20))
     val adamw = Optimizer(Json.obj().put("name", "adamw"), stateCopies = 2)
-    def rows(ranks: Place*) = MemoryEstimate.of(program, adamw, Placement(ranks, Seq(a, b)), shards, 0).shardBytes
-    assert(rows(a) === (350L << 20), "all of them")
-    assert(rows(a, a, a, b) === (350L << 20) / 4 * 3, "three quarters")
+    // A row takes 17.5 MiB.
+    def rows(fetched: Seq[Long], most: Option[Long], ranks: Place*) =
+      MemoryEstimate.of(program, adamw, Placement(ranks, Seq(a, b)), shards, 0, 0, fetched, most).shardBytes
+    assert(
+      rows(Seq(10), None, a) === (275L << 20),
+      "who gives rows away keeps them: what comes is added to what is there"
+    )
+    assert(rows(Seq(0, 10), None, a, b) === (425L << 20), "the fullest may be the one that needs more")
+    assert(rows(Seq(4, 4, 4, 0), None, a, a, a, b) === (310L << 20), "ranks of one executor fetch for themselves")
+    assert(rows(Seq(0, 10), Some(300L << 20), a, b) === (300L << 20), "what is more goes to files")
   }
 
   test("rows get what the user says, or what is left of an enforced container, or what the executor decides") {
@@ -48,6 +57,9 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     assert(ShardMemory.of(None, ranks, "yarn", conf) === ShardMemory(Some(1280L << 20), onDisk = true))
     assert(ShardMemory.of(None, ranks.copy(ranks = 8), "k8s://h", conf) === ShardMemory(Some(64L << 20), onDisk = true))
     assert(ShardMemory.of(None, ranks, "spark://h:7077", conf) === ShardMemory(None, onDisk = true))
+    // Batches are left out, but for those that all rows may be too few for.
+    assert(ShardMemory.of(None, ranks, "yarn", conf, 100L << 20) === ShardMemory(Some(1080L << 20), onDisk = true))
+    assert(ShardMemory.of(None, ranks, "yarn", conf, 1L << 50) === ShardMemory(Some(640L << 20), onDisk = true))
     assert(ShardMemory.ofMachine() >= (64L << 20))
   }
 
@@ -107,16 +119,37 @@ class TrainingRunPartsSuite extends AnyFunSuite {
         shards,
         1L << 30
       )
-    assert(estimate === MemoryEstimate(1000L << 20, 16L << 20, 1))
+    assert(estimate === MemoryEstimate(1000L << 20, 16L << 20, 1, resultBytes = 4L << 20))
     val conf = new SparkConf(false).set("spark.executor.memory", "2g")
     val text = intercept[IllegalArgumentException](MemoryEstimate.check(estimate, "yarn", conf)).getMessage
-    assert(text.contains("about 1016 MiB") && text.contains("overhead is 384 MiB") && text.contains(
-      "spark.executor.memoryOverhead to 1528m"
+    assert(text.contains("about 1020 MiB") && text.contains("overhead is 384 MiB") && text.contains(
+      "spark.executor.memoryOverhead to 1532m"
     ))
     MemoryEstimate.check(estimate, "spark://h:7077", conf)
     MemoryEstimate.check(estimate, "local[2]", conf)
     MemoryEstimate.check(estimate, "k8s://h", conf.set("spark.executor.memoryOverhead", "2g"))
     assert(MemoryEstimate.overheadMiB(new SparkConf(false).set("spark.executor.memory", "100g")) === 10240)
+  }
+
+  test("batches count as long as the rows make them, and what auc keeps of every validation row") {
+    val column = NativeColumn("x", Role.Input, DType.Float32, 24, Filling.Array(StructField("x", ArrayType(FloatType))))
+    val label = NativeColumn("label", Role.Label, DType.Float32, 1, Filling.Scalars(Seq(StructField("y", FloatType))))
+    val layout = FeatureLayout(Seq(column, label), None)
+    val estimator = new TorchEstimator().setBatchSize(1000).setNumWorkers(4).setLoss("binaryCrossEntropyWithLogits")
+    def bytes(rows: Long, validationRows: Long = 0) =
+      BatchMemory.of(Settings.of(estimator, frame = validationRows > 0), layout, rows, validationRows)
+    // Three batches of a quarter and perhaps one row more, 100 bytes a row.
+    assert(bytes(1000000) === 3 * 251 * 100)
+    assert(bytes(100) === 3 * 26 * 100, "there are no more rows than that")
+    assert(BatchMemory.most(Settings.of(estimator), layout) === bytes(1000000))
+    estimator.setGradientAccumulationSteps(10)
+    assert(bytes(1000000) === 3 * 26 * 100)
+    assert(bytes(1000000, 40000) === 3 * 26 * 100, "no other metric keeps answers")
+    val kept = 16L * (3 * 40000 + 2 * 10000)
+    estimator.setMetrics(Array("auc"))
+    assert(bytes(1000000, 40000) === 3 * 26 * 100 + kept)
+    estimator.clear(estimator.metrics).setEarlyStoppingPatience(2).setEarlyStoppingMetric("auc"): Unit
+    assert(bytes(1000000, 40000) === 3 * 26 * 100 + kept)
   }
 
   test("ranks of one host but several executors count the memory that they share") {
@@ -129,14 +162,14 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     }
     // Executor 1 has two ranks, and each of them two peers on h1.
     val shared = estimate(a, a, c, d)
-    assert(shared === MemoryEstimate(0, 16L << 20, 2, 16L << 20))
-    assert(shared.total === (64L << 20))
+    assert(shared === MemoryEstimate(0, 16L << 20, 2, 16L << 20, resultBytes = 4L << 20))
+    assert(shared.total === (68L << 20))
     val text = intercept[IllegalArgumentException](MemoryEstimate.require(
       shared.copy(shardBytes = 1L << 30),
       "yarn",
       new SparkConf(false)
     )).getMessage
-    assert(text.contains("2 ranks of 16 MiB and 16 MiB each that they share with the other ranks of their host"), text)
+    assert(text.contains("2 ranks of 16 MiB, 16 MiB each that they share with the other ranks of their host"), text)
     assert(estimate(a, a, a).sharedBytes === 0, "all ranks are in one process")
     assert(estimate(a, b).sharedBytes === 0, "each is alone on its host")
     assert(estimate(a, a, b).sharedBytes === (8L << 20), "two of one process share too, where others are elsewhere")
@@ -147,13 +180,13 @@ class TrainingRunPartsSuite extends AnyFunSuite {
     // 64 Mi weights of float64: 512 MiB, and as much for the gradient and for each of the two moments.
     val wide = ProgramDescription("pt2", Nil, Nil, 1, 64 << 20, 64 << 20, 512L << 20, None)
     val estimate = MemoryEstimate.ofRanks(wide, adamw, 3, 2)
-    assert(estimate === MemoryEstimate(0, 2048L << 20, 2))
+    assert(estimate === MemoryEstimate(0, 2048L << 20, 2, resultBytes = 512L << 20))
     val text = intercept[IllegalArgumentException](MemoryEstimate.require(
       estimate,
       "k8s://h",
       new SparkConf(false)
     )).getMessage
-    assert(text.contains("0 MiB of rows, 2 ranks of 2048 MiB") && text.contains("memoryOverhead to 4608m"))
+    assert(text.contains("0 MiB of rows, 2 ranks of 2048 MiB") && text.contains("memoryOverhead to 5120m"))
     // A large buffer does not make the few trained weights wide.
     val buffered = ProgramDescription("pt2", Nil, Nil, 1, 100, 100, 512L << 20, None)
     assert(MemoryEstimate.ofRanks(buffered, adamw, 1, 1).rankBytes === (512L << 20) + 100 * 8 * 3)
