@@ -165,11 +165,9 @@ pub enum Error {
     },
     /// The operating system gave no memory.
     #[error(
-        "no memory for {rows} rows of column {column:?} ({bytes} bytes): {source}; give the executor more memory overhead or use more executors"
+        "no memory for {rows} rows ({bytes} bytes): {source}; give the executor more memory overhead or use more executors"
     )]
     NoMemory {
-        /// Name of the column.
-        column: String,
         /// Rows asked for.
         rows: usize,
         /// Bytes asked for.

@@ -1,12 +1,16 @@
 //! A shard that is being filled: reservations open and close, batches grow, until it is sealed.
 //!
-//! One writer fills a shard. Per split, it alternates between no reservation and one: `reserve` maps a block per column
-//! and lends the addresses, `commit` ends the loan and keeps the written rows as one batch: in memory while all shards
-//! of the store take less than the budget, in a file otherwise.
+//! One writer fills a shard. Per split, it alternates between no reservation and one: `reserve` maps a block and lends the
+//! addresses of the columns in it, `commit` ends the loan and keeps the written rows as one batch: in memory while all
+//! shards of the store take less than the budget, in a file otherwise.
+//!
+//! The columns of a block lie one behind the other, each with all its rows. If fewer rows come than were reserved, as at the
+//! end of a partition, they are copied into a block of their size.
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::ArrowError;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch;
@@ -49,12 +53,15 @@ enum Kept {
     Spilled(usize),
 }
 
-/// Rows whose memory is in the writer's hands, one loan per column.
+/// Rows whose memory is in the writer's hands.
 #[derive(Debug)]
 struct Reservation {
     rows: usize,
-    loans: Vec<Loan>,
+    loan: Loan,
 }
+
+/// Where columns begin in a block, and so in the mapped files of spilled rows: what any vector instruction asks for.
+const ALIGNMENT: usize = 64;
 
 impl Filling {
     pub(crate) fn new(key: u64, schema: Schema, budget: Budget, ledger: Arc<Ledger>) -> Filling {
@@ -67,9 +74,11 @@ impl Filling {
     }
 
     pub(crate) fn reserve(&mut self, split: Split, rows: usize) -> Result<Vec<u64>> {
-        let loans: Vec<Loan> = self.map(split, rows)?.into_iter().map(Block::lend).collect();
-        let addresses = loans.iter().map(Loan::address).collect();
-        self.parts.of_mut(split).reservation = Some(Reservation { rows, loans });
+        let (block, ranges) = self.map(split, rows)?;
+        let loan = block.lend();
+        // A range begins inside the block, so its address is one.
+        let addresses = ranges.iter().map(|range| loan.address().saturating_add(range.start as u64)).collect();
+        self.parts.of_mut(split).reservation = Some(Reservation { rows, loan });
         Ok(addresses)
     }
 
@@ -77,19 +86,22 @@ impl Filling {
         let key = self.key;
         let part = self.parts.of_mut(split);
         let reserved = part.reservation.as_ref().ok_or(Error::NotReserved { key, split, rows })?.rows;
+        let overcommit = || Error::Overcommit { key, split, rows, reserved };
         if rows > reserved {
-            return Err(Error::Overcommit { key, split, rows, reserved });
+            return Err(overcommit());
         }
         let Some(reservation) = part.reservation.take().filter(|_| rows > 0) else { return Ok(()) };
-        let buffers = self
-            .schema
-            .columns
-            .iter()
-            .zip(reservation.loans)
-            .map(|(column, loan)| {
-                loan.settle(bytes(column, rows)?).ok_or(Error::Overcommit { key, split, rows, reserved })
-            })
-            .collect::<Result<_>>()?;
+        let (block, ranges) = (reservation.loan.settle(), ranges(&self.schema, reserved)?);
+        let buffers = if rows == reserved {
+            block.freeze(&ranges).ok_or_else(overcommit)?
+        } else {
+            let columns = self.schema.columns.iter().zip(&ranges);
+            let written = |(column, range): (&Column, &Range<usize>)| {
+                block.bytes().get(range.start..)?.get(..column.row_bytes().checked_mul(rows)?)
+            };
+            let data = columns.map(written).collect::<Option<Vec<_>>>().ok_or_else(overcommit)?;
+            self.copied(split, rows, data)?
+        };
         self.push(split, rows, buffers)
     }
 
@@ -109,14 +121,18 @@ impl Filling {
         if rows == 0 {
             return Ok(());
         }
-        let blocks = self.map(split, rows)?;
-        let mut buffers = Vec::with_capacity(blocks.len());
-        for ((column, from), mut block) in self.schema.columns.iter().zip(data).zip(blocks) {
-            let unfit = || Error::TooLarge { column: column.name.clone(), rows, row_bytes: column.row_bytes() };
-            block.bytes_mut().get_mut(..from.len()).ok_or_else(unfit)?.copy_from_slice(from);
-            buffers.push(block.freeze(from.len()).ok_or_else(unfit)?);
-        }
+        let buffers = self.copied(split, rows, data)?;
         self.push(split, rows, buffers)
+    }
+
+    /// A block of their own for `rows` rows that lie elsewhere.
+    fn copied<'a>(&self, split: Split, rows: usize, data: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Buffer>> {
+        let (mut block, ranges) = self.map(split, rows)?;
+        for ((column, from), range) in self.schema.columns.iter().zip(data).zip(&ranges) {
+            let place = block.bytes_mut().get_mut(range.clone()).filter(|place| place.len() == from.len());
+            place.ok_or_else(|| too_large(column, rows))?.copy_from_slice(from);
+        }
+        block.freeze(&ranges).ok_or(Error::Overcommit { key: self.key, split, rows, reserved: rows })
     }
 
     /// The first split with an open reservation, and its rows.
@@ -146,8 +162,8 @@ impl Filling {
         Shard::new(self.schema, report, Splits { train: batches(train)?, validation: batches(validation)? })
     }
 
-    /// A block per column for `rows` more rows; nothing is kept if one of them fails.
-    fn map(&self, split: Split, rows: usize) -> Result<Vec<Block>> {
+    /// A block for `rows` more rows, and where in it the columns are.
+    fn map(&self, split: Split, rows: usize) -> Result<(Block, Vec<Range<usize>>)> {
         let (key, part) = (self.key, self.parts.of(split));
         if let Some(open) = &part.reservation {
             return Err(Error::Reserved { key, split, rows: open.rows });
@@ -159,18 +175,10 @@ impl Filling {
         if total > MAX_ROWS {
             return Err(Error::TooManyRows { key, split, rows: total, max: MAX_ROWS });
         }
-        // All sizes before the first mapping: a request that cannot be met maps nothing.
-        let columns = self.schema.columns.iter();
-        let sizes = columns.clone().map(|column| bytes(column, rows)).collect::<Result<Vec<usize>>>()?;
-        let map = |(column, bytes): (&Column, usize)| {
-            Block::map(bytes, &self.ledger).map_err(|source| Error::NoMemory {
-                column: column.name.clone(),
-                rows,
-                bytes,
-                source,
-            })
-        };
-        columns.zip(sizes).map(map).collect()
+        let ranges = ranges(&self.schema, rows)?;
+        let bytes = ranges.last().map_or(0, |last| last.end);
+        let block = Block::map(bytes, &self.ledger).map_err(|source| Error::NoMemory { rows, bytes, source })?;
+        Ok((block, ranges))
     }
 
     fn push(&mut self, split: Split, rows: usize, buffers: Vec<Buffer>) -> Result<()> {
@@ -201,8 +209,22 @@ impl Kept {
     }
 }
 
-fn bytes(column: &Column, rows: usize) -> Result<usize> {
-    let too_large = || Error::TooLarge { column: column.name.clone(), rows, row_bytes: column.row_bytes() };
-    let bytes = rows.checked_mul(column.row_bytes()).filter(|bytes| isize::try_from(*bytes).is_ok());
-    bytes.ok_or_else(too_large)
+/// Where the columns of `rows` rows lie in a block.
+fn ranges(schema: &Schema, rows: usize) -> Result<Vec<Range<usize>>> {
+    let mut end = 0_usize;
+    let columns = schema.columns.iter().map(|column| {
+        let range = || {
+            let start = end.checked_next_multiple_of(ALIGNMENT)?;
+            let end = start.checked_add(rows.checked_mul(column.row_bytes())?)?;
+            isize::try_from(end).is_ok().then_some(start..end)
+        };
+        let range = range().ok_or_else(|| too_large(column, rows))?;
+        end = range.end;
+        Ok(range)
+    });
+    columns.collect()
+}
+
+fn too_large(column: &Column, rows: usize) -> Error {
+    Error::TooLarge { column: column.name.clone(), rows, row_bytes: column.row_bytes() }
 }

@@ -1,7 +1,7 @@
-//! The memory of columns: mapped, lent by address to a writer outside Rust, then kept as an immutable Arrow buffer.
+//! The memory of columns: mapped, lent by address to a writer outside Rust, then kept as immutable Arrow buffers.
 //!
-//! This is the crate's only unsafe file. A block goes one way through three types, so that no moment exists in which
-//! Rust holds a reference to bytes that somebody else may be writing:
+//! This is the crate's only unsafe file. A block is of one of three types, so that no moment exists in which Rust holds a
+//! reference to bytes that somebody else may be writing:
 //!
 //! | type | who writes | who reads |
 //! |---|---|---|
@@ -11,8 +11,14 @@
 //!
 //! Blocks are anonymous mappings of their own, not heap memory, for four reasons. Fresh pages are zero, so a row that a
 //! writer forgot reads as zeros and never as leftovers, without a pass over the memory of ours. Pages nobody wrote take
-//! no memory, so reserving generously is cheap. The spare tail goes back to the system without a copy. A released run
-//! leaves the process at once instead of staying in an allocator's free lists, which container limits would count.
+//! no memory, so reserving generously is cheap. A block can begin where a huge page does. A released run leaves the process
+//! at once instead of staying in an allocator's free lists, which container limits would count.
+//!
+//! **Huge pages.** The first touch of a fresh page costs more than the bytes that are written to it: with pages of 4 KiB
+//! that was a quarter of an ingest. So blocks of 2 MiB and more ask for pages of 2 MiB (`MADV_HUGEPAGE`) for all that they
+//! fill. Only those are asked for that lie in the block as a whole: what the process has in memory is never more than what
+//! is mapped and on the [`Ledger`]. A huge page goes back as a whole or, in effect, not at all (the system keeps what was
+//! unmapped of it until it runs out of memory), so a block has no tail to give back: it is freed as one.
 //!
 //! The system allows a process some 65 000 mappings (`vm.max_map_count`); neighbours merge, but reservations of a
 //! megabyte and more keep the count small whatever happens.
@@ -23,6 +29,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -150,65 +157,44 @@ unsafe impl Sync for Block {}
 impl Block {
     /// Maps at least `bytes` bytes of zeros.
     pub(crate) fn map(bytes: usize, ledger: &Arc<Ledger>) -> io::Result<Block> {
-        let mapped = to_pages(bytes.max(1)).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapped,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapped = size(bytes.max(1)).ok_or(io::ErrorKind::OutOfMemory)?;
+        let start = if mapped < HUGE { anonymous(mapped)? } else { aligned(mapped)? };
         ledger.memory.fetch_add(mapped, Ordering::Relaxed);
         Ok(Block { start, mapped, ledger: Arc::clone(ledger) })
     }
 
+    /// The whole mapping, for an owner that reads it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `mapped` readable, initialised bytes, at most isize::MAX of them. Nobody writes them: an
+        // owner's `&mut` excludes this `&self`, and a borrower of the address has stopped (`Loan::settle`).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.mapped) }
+    }
+
     /// The whole mapping, for an owner that fills it from Rust.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is `mapped` readable, writable, initialised bytes, at most isize::MAX of them. A Block was
-        // never lent (`lend` consumes it), so `&mut self` is the only way to them.
+        // SAFETY: the mapping is `mapped` readable, writable, initialised bytes, at most isize::MAX of them. While a Block
+        // is lent nobody has it (`lend` consumes it), so `&mut self` is the only way to them.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.mapped) }
     }
 
-    /// Gives the address away; from now on Rust keeps no reference to the bytes.
+    /// Gives the address away; until the loan is settled Rust keeps no reference to the bytes.
     pub(crate) fn lend(self) -> Loan {
         Loan(self)
     }
 
-    /// Keeps the first `bytes` bytes for good, as an immutable buffer, and gives whole pages behind them back.
-    /// None if the block is shorter.
-    pub(crate) fn freeze(mut self, bytes: usize) -> Option<Buffer> {
-        if bytes > self.mapped {
-            return None;
-        }
-        self.trim(bytes);
-        let start = self.start;
-        // SAFETY: the first `bytes` bytes are mapped and initialised (the kernel's zeros or what a writer put over
-        // them) and stay so until the Block drops, which the Arc given here delays until the last clone of the buffer.
-        // Nobody writes them any more: an owner's `&mut` ended when the Block was consumed, and a borrower of the
-        // address agreed to stop before the commit that leads here (`ShardStore::reserve` states the terms).
-        Some(unsafe { Buffer::from_custom_allocation(start, bytes, Arc::new(self)) })
-    }
-
-    fn trim(&mut self, bytes: usize) {
-        let Some(kept) = to_pages(bytes.max(1)).filter(|kept| *kept < self.mapped) else { return };
-        let spare = self.mapped - kept;
-        // SAFETY: `kept` is a whole number of pages inside our own mapping; nothing refers to the bytes behind it.
-        let failed = unsafe { libc::munmap(self.start.as_ptr().add(kept).cast(), spare) } != 0;
-        if failed {
-            // Splitting a mapping can exceed the process's number of mappings. The tail then stays ours, unused.
-            log::debug!("{spare} spare bytes could not be given back: {}", io::Error::last_os_error());
-            return;
-        }
-        self.mapped = kept;
-        self.ledger.memory.fetch_sub(spare, Ordering::Relaxed);
+    /// Keeps the block for good: these ranges of it become immutable buffers, and the last of them to drop gives the block
+    /// back. None if the block is shorter.
+    pub(crate) fn freeze(self, ranges: &[Range<usize>]) -> Option<Vec<Buffer>> {
+        let (start, mapped, block) = (self.start, self.mapped, Arc::new(self));
+        let buffer = |range: &Range<usize>| {
+            let bytes = range.end.checked_sub(range.start).filter(|_| range.end <= mapped)?;
+            // SAFETY: the range lies inside the mapping, whose bytes are initialised (the kernel's zeros or what a writer
+            // put over them) and stay so until the Block drops, which the Arc given here delays until the last clone of the
+            // buffer. Nobody writes them any more: an owner's `&mut` ended when the Block was consumed, and a borrower of
+            // the address has stopped (`Loan::settle`).
+            Some(unsafe { Buffer::from_custom_allocation(start.add(range.start), bytes, Arc::clone(&block) as _) })
+        };
+        ranges.iter().map(buffer).collect()
     }
 }
 
@@ -235,14 +221,67 @@ impl Loan {
         self.0.start.as_ptr().expose_provenance() as u64
     }
 
-    /// Ends the loan: the borrower has written `bytes` bytes and will not write again. None if the block is shorter.
-    pub(crate) fn settle(self, bytes: usize) -> Option<Buffer> {
-        self.0.freeze(bytes)
+    /// Ends the loan: the borrower will not write again (`ShardStore::reserve` states the terms).
+    pub(crate) fn settle(self) -> Block {
+        self.0
     }
 }
 
+/// Bytes of a huge page of x86-64.
+const HUGE: usize = 2 << 20;
+
+/// Bytes to map for `bytes`: whole pages, or whole huge pages where that adds little. None if there is no such size.
+fn size(bytes: usize) -> Option<usize> {
+    let little = |rounded: &usize| bytes >= HUGE && *rounded - bytes <= bytes / 16;
+    let rounded = bytes.checked_next_multiple_of(HUGE).filter(little).or_else(|| to_pages(bytes));
+    rounded.filter(|rounded| isize::try_from(*rounded).is_ok())
+}
+
 fn to_pages(bytes: usize) -> Option<usize> {
-    bytes.checked_next_multiple_of(page()).filter(|rounded| isize::try_from(*rounded).is_ok())
+    bytes.checked_next_multiple_of(page())
+}
+
+fn anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast::<u8>()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// A mapping that begins with a huge page and asks for as many of them as lie in it.
+fn aligned(bytes: usize) -> io::Result<NonNull<u8>> {
+    // One huge page more, of which what is before and behind goes back untouched. Kernels from 6.7 on align a mapping of
+    // this size by themselves, but make no promise of it.
+    let wide = bytes.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    let first = anonymous(wide)?;
+    let before = first.as_ptr().align_offset(HUGE);
+    let behind = wide.saturating_sub(before).saturating_sub(bytes);
+    // SAFETY: all three are inside the mapping that was just made, as `before` is less than a huge page.
+    let (start, end) = unsafe { (first.add(before), first.add(before + bytes)) };
+    for (part, length) in [(first, before), (end, behind)] {
+        // SAFETY: the part is ours, whole pages, and nobody knows of it yet.
+        if length > 0 && unsafe { libc::munmap(part.as_ptr().cast(), length) } != 0 {
+            // Untouched pages take no memory; only addresses are lost.
+            log::debug!("{length} bytes of addresses could not be given back: {}", io::Error::last_os_error());
+        }
+    }
+    // SAFETY: MADV_HUGEPAGE changes no byte; the range is ours.
+    if unsafe { libc::madvise(start.as_ptr().cast(), bytes - bytes % HUGE, libc::MADV_HUGEPAGE) } != 0 {
+        // A kernel without them: the block has ordinary pages.
+        log::debug!("huge pages were refused: {}", io::Error::last_os_error());
+    }
+    Ok(start)
 }
 
 /// Bytes of a page. A static because it is a constant of the machine that costs a system call to learn.
@@ -265,15 +304,17 @@ mod tests {
         let ledger = Arc::new(Ledger::default());
         let mut block = Block::map(3 * page() + 1, &ledger).unwrap();
         assert_eq!(ledger.memory(), 4 * page());
-        assert!(block.bytes_mut().iter().all(|byte| *byte == 0));
+        assert!(block.bytes().iter().all(|byte| *byte == 0));
         block.bytes_mut()[..3].copy_from_slice(b"abc");
+        block.bytes_mut()[64] = b'd';
         let loan = block.lend();
         assert_eq!(loan.address() % 64, 0);
-        let buffer = loan.settle(3 * page() + 1).unwrap();
-        let slice = buffer.slice(1);
-        drop(buffer);
+        let [first, second] = loan.settle().freeze(&[0..3, 64..3 * page()]).unwrap().try_into().unwrap();
+        let slice = first.slice(1);
+        drop(first);
+        assert_eq!((&slice[..], second[0], second.len()), (&b"bc"[..], b'd', 3 * page() - 64));
+        drop(second);
         assert_eq!(ledger.memory(), 4 * page());
-        assert_eq!(&slice[..2], b"bc");
         drop(slice);
         assert_eq!(ledger.memory(), 0);
     }
@@ -289,22 +330,15 @@ mod tests {
             unsafe { std::ptr::write_bytes(bytes, 7, 100) };
         });
         writer.join().unwrap();
-        assert_eq!(&loan.settle(100).unwrap()[..], &[7; 100]);
-    }
-
-    #[test]
-    fn freezing_less_than_was_mapped_gives_whole_pages_back() {
-        let ledger = Arc::new(Ledger::default());
-        let mut block = Block::map(1000 * page(), &ledger).unwrap();
-        block.bytes_mut()[page()] = 9;
-        let buffer = block.freeze(page() + 1).unwrap();
-        assert_eq!((ledger.memory(), buffer.len(), buffer[page()]), (2 * page(), page() + 1, 9));
+        let block = loan.settle();
+        assert_eq!(block.bytes()[..101], [[7; 100].as_slice(), &[0]].concat());
+        assert_eq!(&block.freeze(&[0..100, 100..101]).unwrap()[0][..], &[7; 100]);
     }
 
     #[test]
     fn more_than_was_mapped_cannot_be_frozen() {
         let ledger = Arc::new(Ledger::default());
-        assert!(Block::map(1, &ledger).unwrap().freeze(page() + 1).is_none());
+        assert!(Block::map(1, &ledger).unwrap().freeze(&[0..1, 0..page() + 1]).is_none());
         assert_eq!(ledger.memory(), 0);
     }
 
@@ -313,6 +347,44 @@ mod tests {
         let ledger = Arc::new(Ledger::default());
         assert!(Block::map(usize::MAX, &ledger).is_err());
         assert!(Block::map(isize::MAX as usize - (1 << 20), &ledger).is_err());
+        assert_eq!(ledger.memory(), 0);
+    }
+
+    #[test]
+    fn a_size_is_rounded_to_huge_pages_only_where_that_adds_little() {
+        assert_eq!(size(1), Some(page()));
+        assert_eq!(size(HUGE - 1), Some(HUGE));
+        assert_eq!(size(HUGE + 1), Some(HUGE + page()));
+        assert_eq!(size(2 * HUGE - 100_000), Some(2 * HUGE));
+        assert_eq!(size(2 * HUGE - 16 * page() - HUGE / 8), Some(2 * HUGE - 16 * page() - HUGE / 8));
+        assert_eq!(size(isize::MAX as usize + 1), None);
+    }
+
+    /// Flags of the mapping at this address, as the system shows them: `hg` is a request for huge pages.
+    fn flags(address: usize) -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let bound = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        let begins = |line: &&str| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            range.is_some_and(|(start, end)| (bound(start)..bound(end)).contains(&address))
+        };
+        let flags = text.lines().skip_while(|line| !begins(line)).find_map(|line| line.strip_prefix("VmFlags: "));
+        flags.unwrap().split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_large_block_asks_for_the_huge_pages_that_it_fills_and_no_more() {
+        let ledger = Arc::new(Ledger::default());
+        let mut block = Block::map(2 * HUGE + HUGE / 2, &ledger).unwrap();
+        assert_eq!((ledger.memory(), block.bytes().len()), (2 * HUGE + HUGE / 2, 2 * HUGE + HUGE / 2));
+        let address = block.bytes().as_ptr().addr();
+        assert_eq!(address % HUGE, 0);
+        block.bytes_mut().fill(1);
+        if std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            let asks = |offset: usize| flags(address + offset).contains(&"hg".to_owned());
+            assert_eq!([0, 2 * HUGE - 1, 2 * HUGE].map(asks), [true, true, false]);
+        }
+        drop(block);
         assert_eq!(ledger.memory(), 0);
     }
 }

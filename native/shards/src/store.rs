@@ -134,8 +134,9 @@ impl ShardStore {
     /// Lends memory for `rows` more rows of a split: one address per column, in the order of the spec.
     ///
     /// Row r of a column is at `address + r * width * dtype.size()`, values in the machine's byte order; each address is
-    /// a multiple of 64. Memory nobody writes takes no room, so an upper bound will do. A split has one reservation at a
-    /// time. Megabytes per reservation are better than kilobytes: each column of each reservation is a mapping.
+    /// a multiple of 64. A split has one reservation at a time. Each is a mapping, so megabytes are better than kilobytes, and
+    /// a little less than a multiple of 2 MiB for all columns together is best: it lies in huge pages then. An upper bound
+    /// of the rows will do.
     ///
     /// The terms for whoever writes through the addresses: only within the rows reserved, and only until the next call
     /// of `commit` for this split or `discard` for this shard. Those calls end the loan; a write after them is a write
@@ -149,11 +150,12 @@ impl ShardStore {
         self.fill(key, |filling| filling.reserve(split, rows))
     }
 
-    /// Ends the split's reservation and keeps its first `rows` rows as a batch, without a copy.
+    /// Ends the split's reservation and keeps its first `rows` rows as a batch: without a copy if these are all, else copied
+    /// into memory of their size.
     ///
     /// The caller says with this that those rows are written and that nobody writes through the addresses any more. A
-    /// row that was not written reads as zeros. Memory behind the rows goes back to the system; 0 rows keep nothing. Where
-    /// the budget has no room for them, the rows go to a file.
+    /// row that was not written reads as zeros. 0 rows keep nothing. Where the budget has no room for them, the rows go to a
+    /// file.
     ///
     /// # Errors
     /// Of kind [`Memory`](crate::ErrorKind::Memory) if no directory takes rows that memory has no room for: they are lost

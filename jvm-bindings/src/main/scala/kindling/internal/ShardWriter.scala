@@ -72,8 +72,9 @@ private[kindling] final class NativeBlocks(key: Long) extends ShardBlocks {
  * Fills one native shard with rows: reserve a block, write rows into it, commit it, next block.
  *
  * It owns the shard until [[seal]]: `close` before that drops what was written, after it does nothing. `discard`
- * drops the shard sealed or not, for a task that failed after all. `committed` is told how many rows each block has brought. Blocks start small and double up to about 4 MB, so that many
- * tiny partitions do not reserve much more than they hold.
+ * drops the shard sealed or not, for a task that failed after all. `committed` is told how many rows each block has brought. Blocks
+ * start small and double up to 4 MiB, so that many tiny partitions do not reserve much more than they hold, and large ones lie in
+ * huge pages.
  */
 private[kindling] final class ShardWriter(
     blocks: ShardBlocks,
@@ -116,7 +117,7 @@ private[kindling] final class ShardWriter(
     /** Where the open block's columns begin. */
     val addresses = new Array[Long](layout.columns.size)
     private var reserved = 0
-    private var next = ShardWriter.firstBlockRows(layout.rowBytes)
+    private var next = ShardWriter.firstBlockRows(layout)
     var used = 0
 
     /** Free slots of the open block. */
@@ -128,7 +129,7 @@ private[kindling] final class ShardWriter(
         commit()
         blocks.reserve(split, next, addresses)
         reserved = next
-        next = math.min(next.toLong * 2, ShardWriter.maxBlockRows(layout.rowBytes)).toInt
+        next = math.min(next.toLong * 2, ShardWriter.maxBlockRows(layout)).toInt
       }
       addresses
     }
@@ -169,11 +170,13 @@ private[kindling] object ShardWriter {
     new ShardWriter(new NativeBlocks(key), layout, new FeatureReader(layout, handleInvalid), committed)
   }
 
-  private[internal] def firstBlockRows(rowBytes: Long): Int = rowsIn(FirstBlockBytes, rowBytes)
+  private[internal] def firstBlockRows(layout: FeatureLayout): Int = rowsIn(FirstBlockBytes, layout)
 
-  private[internal] def maxBlockRows(rowBytes: Long): Int = rowsIn(MaxBlockBytes, rowBytes)
+  private[internal] def maxBlockRows(layout: FeatureLayout): Int = rowsIn(MaxBlockBytes, layout)
 
-  private def rowsIn(bytes: Long, rowBytes: Long): Int = math.max(1L, bytes / rowBytes).toInt
+  /** In a block each column begins at a multiple of 64 bytes. */
+  private def rowsIn(bytes: Long, layout: FeatureLayout): Int =
+    math.max(1L, (bytes - 64L * layout.columns.size) / layout.rowBytes).toInt
 }
 
 /** How a native column is described to the native library. */

@@ -12,6 +12,7 @@ import org.apache.spark.sql.{functions => f, DataFrame, SparkSession}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.arrow.ArrowWriter
 import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.vectorized.ColumnarBatch
 import org.apache.spark.unsafe.Platform
 
 import scala.collection.mutable
@@ -28,8 +29,9 @@ import scala.collection.mutable
  * }}}
  *
  * MBps counts the bytes that arrive (MB = 10^6^), `memcpy_ratio` is ours over memcpy's, and the other two are the ArrowWriter's time
- * over ours. Paths: 64 columns of floats; the same columns behind a filter, which Spark evaluates row by row; an array<float> of
- * 64; a Spark ML vector of 64. Each has a label beside it.
+ * over ours; `scan_ratio` is the ArrowWriter's time over that of our source alone, with nothing done to what it gives: the most that
+ * `arrowwriter_ratio` could be. Paths: 64 columns of floats; an array<float> of 64; the columns again, of which one is computed, so that
+ * Spark gives rows; the columns behind a filter; a Spark ML vector of 64. Each has a label beside it.
  *
  * Options: `--rows N` (1000000), `--rounds N` (9), `--paths a,b`.
  */
@@ -42,7 +44,7 @@ object IngestBench {
   /** What a task took, in seconds. */
   private final case class Took(run: Double, cpu: Double)
 
-  private val Paths = Seq("columnar", "array", "rows", "vector")
+  private val Paths = Seq("columnar", "array", "rows", "filter", "vector")
 
   def main(arguments: Array[String]): Unit = {
     val options = parse(arguments.toList, Options(1000000, 9, Paths))
@@ -95,6 +97,21 @@ object IngestBench {
     written
   }
 
+  private val countRows: Iterator[InternalRow] => Long = { rows =>
+    var count = 0L
+    while (rows.hasNext) {
+      rows.next(): Unit
+      count += 1
+    }
+    count
+  }
+
+  private val countBatchRows: Iterator[ColumnarBatch] => Long = { batches =>
+    var count = 0L
+    while (batches.hasNext) count += batches.next().numRows
+    count
+  }
+
   private def median(values: Seq[Double]): Double = {
     val sorted = values.sorted
     val middle = sorted.size / 2
@@ -121,6 +138,7 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
     val sides = Seq[(String, () => Took)](
       "ours" -> (() => ours(data, layout)),
       "arrow" -> (() => arrowWriter(data, layout)),
+      "scan" -> (() => scan(data, layout)),
       "memcpy" -> (() => memory.run())
     )
     // The first runs compile.
@@ -130,18 +148,21 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
       took.getOrElseUpdate(name, mutable.ArrayBuffer.empty) += side()
     memory.free()
     def rate(name: String) = took(name).map(payload / 1e6 / _.run).toSeq
-    def ratio(of: Took => Double) = median(took("arrow").zip(took("ours")).map { case (a, o) => of(a) / of(o) }.toSeq)
+    def ratio(side: String, of: Took => Double) =
+      median(took("arrow").zip(took(side)).map { case (arrow, other) => of(arrow) / of(other) }.toSeq)
     val memcpy = median(rate("ours").zip(rate("memcpy")).map { case (o, m) => o / m })
     println(
-      f"ingest path=$path MBps=${median(rate("ours"))}%.0f arrowwriter_ratio=${ratio(_.run)}%.2f " +
-        f"memcpy_ratio=$memcpy%.3f cpu_ratio=${ratio(_.cpu)}%.2f arrowwriter_MBps=${median(rate("arrow"))}%.0f " +
+      f"ingest path=$path MBps=${median(rate("ours"))}%.0f arrowwriter_ratio=${ratio("ours", _.run)}%.2f " +
+        f"memcpy_ratio=$memcpy%.3f cpu_ratio=${ratio("ours", _.cpu)}%.2f scan_ratio=${ratio("scan", _.run)}%.2f " +
+        f"scan_cpu_ratio=${ratio("scan", _.cpu)}%.2f arrowwriter_MBps=${median(rate("arrow"))}%.0f " +
         f"memcpy_MBps=${median(rate("memcpy"))}%.0f"
     )
   }
 
   private def frame(path: String): DataFrame = path match {
     case "columnar" => parquet("scalars")
-    case "rows" => parquet("scalars").filter(f.col("c0") >= 0)
+    case "rows" => parquet("scalars").withColumn("c0", f.col("c0") * 2f)
+    case "filter" => parquet("scalars").filter(f.col("c0") >= 0)
     case "array" => parquet("array")
     case "vector" => parquet("vector")
   }
@@ -201,6 +222,15 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
   private def arrowWriter(data: DataFrame, layout: FeatureLayout): Took = measured {
     val written = sc.runJob(Ingest.rows(data, layout), arrowTask(layout.selected)).sum
     require(written == rows, s"$written of $rows rows were written")
+  }
+
+  /** What our side reads, and nothing done with it: the most that a ratio could be. */
+  private def scan(data: DataFrame, layout: FeatureLayout): Took = measured {
+    val found = RowSource.of(data, layout) match {
+      case RowSource.Rows(source, _) => sc.runJob(source, countRows).sum
+      case RowSource.Batches(source, _, _, _) => sc.runJob(source, countBatchRows).sum
+    }
+    require(found == rows, s"$found of $rows rows were scanned")
   }
 
   /** What the one task of the job in `body` took. */
