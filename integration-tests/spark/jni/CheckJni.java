@@ -170,7 +170,7 @@ public final class CheckJni extends Checks {
       for (long key : new long[] {model, 0, -1, session}) {
         String name = "model " + key + " ";
         expect(IllegalStateException.class, name, () -> Native.modelReserve(key, 1, addresses));
-        expect(IllegalStateException.class, name, () -> Native.modelPredict(key, 1, addresses));
+        expect(IllegalStateException.class, name, () -> Native.modelPredict(key, 1, new boolean[2], addresses));
         expect(IllegalStateException.class, name, () -> Native.modelShare(key));
       }
       for (long key : new long[] {shard, 0, -1, Long.MAX_VALUE}) {
@@ -288,12 +288,13 @@ public final class CheckJni extends Checks {
     try {
       long[] inputs = new long[1];
       long[] results = new long[2];
+      boolean[] both = {true, true};
       for (int round = 0; round < 3; round++) {
         Native.modelReserve(model, rows, inputs);
         for (int row = 0; row < rows; row++) {
           Run.putFeatures(inputs[0], row, row % 2, round * 1000 + row);
         }
-        Native.modelPredict(model, rows, results);
+        Native.modelPredict(model, rows, both, results);
         for (int row = 0; row < rows; row++) {
           double prediction = Run.UNSAFE.getDouble(results[0] + row * 8L);
           require(prediction == row % 2, "row " + row + " was predicted as " + prediction);
@@ -303,7 +304,10 @@ public final class CheckJni extends Checks {
           require((one > zero) == (prediction == 1.0), "prediction and probability disagree in row " + row);
         }
       }
-      expect(RuntimeException.class, "", () -> Native.modelPredict(model, rows + 1, results));
+      Native.modelPredict(model, rows, new boolean[] {true, false}, results);
+      require(results[0] != 0 && results[1] == 0, "what is not wanted has an address");
+      expect(RuntimeException.class, "", () -> Native.modelPredict(model, rows + 1, both, results));
+      expect(IllegalArgumentException.class, "", () -> Native.modelPredict(model, rows, new boolean[3], results));
     } finally {
       Native.modelClose(model);
     }

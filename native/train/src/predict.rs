@@ -11,7 +11,7 @@ use crate::data::ColumnLayout;
 use crate::device::{Device, Place};
 use crate::error::{Doing, Error, Result};
 use crate::heap::Heap;
-use crate::loss::{Judge, Loss};
+use crate::loss::{Judge, Loss, Told};
 use crate::runner::{Runner, State};
 use crate::{tensors, weights};
 
@@ -130,8 +130,9 @@ pub struct Predictor {
     runner: Runner,
     /// One tensor per input, as many rows as were reserved.
     room: Vec<Tensor>,
-    /// The last results, float64: the prediction, the probabilities of a classifier, and other outputs.
-    results: Vec<Tensor>,
+    /// The last results, float64: the prediction, the probabilities of a classifier, and other outputs, as far as they were
+    /// wanted.
+    results: Vec<Option<Tensor>>,
     model: Arc<Model>,
 }
 
@@ -146,8 +147,12 @@ impl Predictor {
 
     /// Predicts the first `rows` rows of the room. Returns addresses of float64: the predictions (the class, or the
     /// output's values, row by row), the probabilities (0 unless the loss makes the output one), and the values of each
-    /// of the configuration's `outputs`. They hold until the next `predict`.
-    pub fn predict(&mut self, rows: usize) -> Result<Vec<u64>> {
+    /// of the configuration's `outputs`; 0 for each that is not `wanted`. They hold until the next `predict`.
+    pub fn predict(&mut self, rows: usize, wanted: &[bool]) -> Result<Vec<u64>> {
+        let [prediction, probabilities, others @ ..] = wanted else { return Err(self.wants(wanted)) };
+        if others.len() != self.model.others.len() {
+            return Err(self.wants(wanted));
+        }
         let _no_graph = tch::no_grad_guard();
         tch::set_num_threads(self.model.config.threads);
         let count = i64::try_from(rows).unwrap_or(i64::MAX);
@@ -162,17 +167,19 @@ impl Predictor {
         let _here = self.place.enter()?;
         let outputs = self.outputs(&inputs)?;
         let [output, ..] = outputs.as_slice() else { return Err(nothing()) };
-        let told = self.model.config.loss.predictions(output).doing("computing predictions")?;
-        let mut results = told.iter().map(to_host).collect::<Result<Vec<_>>>()?;
-        let mut addresses = results.iter().map(tensors::address).collect::<Result<Vec<_>>>()?;
-        addresses.resize(2, 0);
-        for other in self.model.others.iter().filter_map(|&place| outputs.get(place)) {
-            let values = to_host(&dense(other).doing("bringing an output into the form of a column")?)?;
-            addresses.push(tensors::address(&values)?);
-            results.push(values);
+        let own = Told { prediction: *prediction, probabilities: *probabilities };
+        let told = self.model.config.loss.predictions(output, &own).doing("computing predictions")?;
+        let mut results = vec![told.prediction, told.probabilities];
+        for (&place, &wanted) in self.model.others.iter().zip(others) {
+            let output = outputs.get(place).filter(|_| wanted);
+            results.push(output.map(dense).transpose().doing("bringing an output into the form of a column")?);
         }
-        self.results = results;
-        Ok(addresses)
+        self.results = results.iter().map(|result| result.as_ref().map(to_host).transpose()).collect::<Result<_>>()?;
+        self.results.iter().map(|result| result.as_ref().map_or(Ok(0), tensors::address)).collect()
+    }
+
+    fn wants(&self, wanted: &[bool]) -> Error {
+        Error::Config(format!("a model of {} results was asked for {}", 2 + self.model.others.len(), wanted.len()))
     }
 
     /// The program's output for inputs of the caller's own, one tensor per input, rows first.
@@ -261,12 +268,23 @@ mod tests {
         let mut predictor = open(&[1, 0, 1]).unwrap().predictor().unwrap();
         predictor.reserve(64).unwrap();
         predictor.room[0].copy_(&rows(1.0));
-        assert_eq!(predictor.predict(64).unwrap().len(), 5);
-        let [prediction, hidden, same, again] = predictor.results.as_slice() else { panic!("four results") };
+        let addresses = predictor.predict(64, &[true; 5]).unwrap();
+        assert_eq!(addresses.iter().map(|&address| address != 0).collect::<Vec<_>>(), [true, false, true, true, true]);
+        let [Some(prediction), None, Some(hidden), Some(same), Some(again)] = predictor.results.as_slice() else {
+            panic!("four results and no probabilities")
+        };
         assert_eq!((hidden.size(), same.size()), (vec![64, 5], vec![64, 3]));
         assert_eq!((prediction, hidden), (same, again));
+        let prediction = prediction.shallow_clone();
         let mut alone = open(&[]).unwrap().predictor().unwrap();
-        assert_eq!(alone.run(&[rows(1.0)]).unwrap().to_kind(tch::Kind::Double), *prediction);
+        assert_eq!(alone.run(&[rows(1.0)]).unwrap().to_kind(tch::Kind::Double), prediction);
+        let wanted = [false, true, false, true, false];
+        let addresses = predictor.predict(64, &wanted).unwrap();
+        assert_eq!(
+            addresses.iter().map(|&address| address != 0).collect::<Vec<_>>(),
+            [false, false, false, true, false]
+        );
+        assert!(predictor.predict(64, &[true; 4]).err().unwrap().to_string().contains("5 results was asked for 4"));
         assert!(open(&[2]).err().unwrap().to_string().contains("[0, 2] are asked for, but the program has 2"));
     }
 

@@ -12,7 +12,7 @@ mod session;
 mod shards;
 
 use jni::Env;
-use jni::objects::{JByteArray, JLongArray};
+use jni::objects::{JBooleanArray, JByteArray, JLongArray};
 use jni::sys::{jint, jlong};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +42,16 @@ fn bytes(env: &Env<'_>, array: &JByteArray<'_>, what: &'static str) -> Result<Ve
 /// As [`bytes`], for an argument that may be null.
 fn optional_bytes(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Option<Vec<u8>>, Failure> {
     if array.is_null() { Ok(None) } else { Ok(Some(env.convert_byte_array(array)?)) }
+}
+
+/// A copy of a Java array of truth values.
+fn truths(env: &Env<'_>, array: &JBooleanArray<'_>, what: &'static str) -> Result<Vec<bool>, Failure> {
+    if array.is_null() {
+        return Err(Failure::Null { what });
+    }
+    let mut found = vec![false; array.len(env)?];
+    array.get_region(env, 0, &mut found)?;
+    Ok(found)
 }
 
 /// Plain UTF-8 from a Java array.

@@ -6,12 +6,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use jni::Env;
-use jni::objects::{JByteArray, JClass, JLongArray};
+use jni::objects::{JBooleanArray, JByteArray, JClass, JLongArray};
 use jni::sys::{jint, jlong};
 use kindling_program::Program;
 use kindling_train::{Model, ModelConfig, Predictor};
 
-use super::{bytes, count, json, native, optional_bytes, put_addresses};
+use super::{bytes, count, json, native, optional_bytes, put_addresses, truths};
 use crate::error::{Failure, Kind, Throw};
 use crate::registry::Registry;
 
@@ -76,17 +76,19 @@ fn model_reserve<'local>(
     put_addresses(env, &addresses, reserved.into_iter())
 }
 
-native! { fn model_predict(key: jlong, rows: jint, addresses: jlong[]) }
+native! { fn model_predict(key: jlong, rows: jint, wanted: jboolean[], addresses: jlong[]) }
 
 fn model_predict<'local>(
     env: &mut Env<'local>,
     _: JClass<'local>,
     key: jlong,
     rows: jint,
+    wanted: JBooleanArray<'local>,
     addresses: JLongArray<'local>,
 ) -> Result<(), Failure> {
     let model = MODELS.get(key)?;
-    let results = only_caller(&model, key)?.predict(count(rows, ROWS)?)?;
+    let wanted = truths(env, &wanted, "the array of wanted results")?;
+    let results = only_caller(&model, key)?.predict(count(rows, ROWS)?, &wanted)?;
     put_addresses(env, &addresses, results.into_iter())
 }
 

@@ -40,6 +40,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 pub(crate) use judge::{Judge, Rows, Sums};
 pub(crate) use labels::Labels;
+pub(crate) use predict::Told;
 
 /// The loss of a run and its settings, with PyTorch's meaning and defaults: `{"name": "huber", "delta": 2.0}`.
 // Every variant has braces: serde refuses unknown keys of those only.

@@ -162,9 +162,9 @@ public final class Native {
   /**
    * Predicts the first {@code rows} of the reserved rows. Fills addresses of float64 rows: the
    * prediction, the probabilities of all classes or 0 where the loss has none, and each of the {@code outputs} (positions)
-   * of the configuration.
+   * of the configuration. A result that is not {@code wanted} is not computed, and its address is 0.
    */
-  public static native void modelPredict(long key, int rows, long[] addresses);
+  public static native void modelPredict(long key, int rows, boolean[] wanted, long[] addresses);
 
   /** Closes a model and frees its memory. */
   public static native void modelClose(long key);

@@ -30,7 +30,6 @@ private[kindling] final class PredictedRows(
   private val run = new PredictionRun(task, wiring, report)
   private val kept = new KeptRows
   private var results = Array.empty[Array[Double]]
-  private var room = 0
   private var place = 0
 
   private val passed = wiring.passed
@@ -79,10 +78,7 @@ private[kindling] final class PredictedRows(
       val row = rows.next()
       if (run.fill(row, kept.size)) kept.add(chosen(row))
     }
-    if (kept.size > room) {
-      results = run.results(kept.size)
-      room = kept.size
-    }
+    results = run.results(kept.size)
     run.predict(kept.size, results, 0)
   }
 

@@ -14,7 +14,7 @@ import org.apache.spark.sql.kindling.{Prediction => SparkPrediction, Wiring}
  */
 private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring, report: SparkPrediction.Report) {
   private val context = Option(TaskContext.get())
-  private val partition = context.fold(0)(_.partitionId())
+  val partition: Int = context.fold(0)(_.partitionId())
   private val reader = new FeatureReader(
     task.layout,
     task.handleInvalid,
@@ -23,6 +23,7 @@ private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring
 
   /** The columns that somebody wants, in the order of their ordinals. */
   val wanted: Array[PredictedColumn] = wiring.predicted.map(task.columns).toArray
+  private val sources = Array.tabulate(task.results)(i => wanted.exists(_.source == i))
 
   private val lease = task.borrow()
   private var inside = false
@@ -32,6 +33,8 @@ private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring
   private val inputs = new Array[Long](task.layout.columns.size)
   private val outputs = new Array[Long](task.results)
   private var index = 0L
+  private var arrays = wanted.map(_ => Array.empty[Double])
+  private var room = 0
 
   batch(Native.modelReserve(lease.model, task.batchSize, inputs))
 
@@ -67,7 +70,7 @@ private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring
     // Rows are read and judged all the same when nobody wants more of them than their number.
     if (wanted.nonEmpty && rows > 0) {
       val start = System.nanoTime()
-      Native.modelPredict(lease.model, rows, outputs)
+      Native.modelPredict(lease.model, rows, sources, outputs)
       report(rows, System.nanoTime() - start)
       var i = 0
       while (i < wanted.length) {
@@ -76,14 +79,20 @@ private[kindling] final class PredictionRun(task: PredictionTask, wiring: Wiring
       }
     }
 
-  /** Room for the wanted results of `rows` rows. */
-  def results(rows: Int): Array[Array[Double]] = wanted.map { column =>
-    val size = rows.toLong * column.width
-    if (size > PredictionRun.LargestArray)
-      throw new IllegalArgumentException(
-        s"$rows rows are predicted at once and each has ${column.width} numbers, more than fit into an array: lower inferBatchSize"
-      )
-    new Array[Double](size.toInt)
+  /** Room for the wanted results of `rows` rows. It is the same again unless that is too small. */
+  def results(rows: Int): Array[Array[Double]] = {
+    if (rows > room) {
+      arrays = wanted.map { column =>
+        val size = rows.toLong * column.width
+        if (size > PredictionRun.LargestArray)
+          throw new IllegalArgumentException(
+            s"$rows rows are predicted at once and each has ${column.width} numbers, more than fit into an array: lower inferBatchSize"
+          )
+        new Array[Double](size.toInt)
+      }
+      room = rows
+    }
+    arrays
   }
 
   /** The partition is done. */

@@ -7,13 +7,14 @@ import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarMap
 import org.apache.spark.unsafe.types.UTF8String
 
 /**
- * Predictions as columns of a batch, over arrays of the JVM: whoever keeps such a column, keeps it alive. They hold no nulls but
- * those that Spark ML's layout of a dense vector asks for, and those of classes without a string.
+ * Predictions as columns of a batch, over arrays of the JVM: a column that is kept too long shows other numbers, and never memory
+ * that is gone. They hold no nulls but those that Spark ML's layout of a dense vector asks for, and those of classes without a string.
  */
 private[kindling] object PredictionVectors {
 
-  def of(column: PredictedColumn, values: Array[Double]): ColumnVector =
-    if (column.words.isDefined) new Texts(column.texts, values)
+  /** The first `rows` rows of `values`. */
+  def of(column: PredictedColumn, values: Array[Double], rows: Int): ColumnVector =
+    if (column.words.isDefined) new Texts(column.texts, values, rows)
     else if (column.isVector) new DenseVectors(column.width, values)
     else new Doubles(values)
 
@@ -23,8 +24,8 @@ private[kindling] object PredictionVectors {
   }
 
   /** The strings that classes stand for, null where a class has none. */
-  private final class Texts(texts: Array[UTF8String], classes: Array[Double]) extends Column(StringType) {
-    private lazy val without = classes.count(_ >= texts.length)
+  private final class Texts(texts: Array[UTF8String], classes: Array[Double], rows: Int) extends Column(StringType) {
+    private lazy val without = classes.iterator.take(rows).count(_ >= texts.length)
     override def hasNull: Boolean = without > 0
     override def numNulls(): Int = without
     override def isNullAt(row: Int): Boolean = classes(row) >= texts.length

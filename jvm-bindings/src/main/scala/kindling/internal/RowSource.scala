@@ -3,10 +3,11 @@ package kindling.internal
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.{classic, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.{Alias, And, Attribute, Expression, NamedExpression, PlanExpression}
+import org.apache.spark.sql.catalyst.expressions.{Alias, And, Attribute, Expression, NamedExpression}
 import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.kindling.Wiring
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
 /**
@@ -72,7 +73,7 @@ private[kindling] object RowSource {
         case Some(_) => Left("the plan computes columns, which gives rows")
         case None => batches(child, ordinals.map(positions), conf)
       }
-    case FilterExec(condition, child) if isOfRows(condition) =>
+    case FilterExec(condition, child) if Wiring.isOfRows(condition) =>
       batches(child, ordinals, conf).flatMap { found =>
         // Columns that something in between made are not in the batches.
         if (condition.references.subsetOf(found.plan.outputSet))
@@ -94,10 +95,6 @@ private[kindling] object RowSource {
     case InputAdapter(child) => child
     case other => other
   }
-
-  /** Whether a condition looks at a row and at nothing else, such as a subquery or a random number. */
-  private def isOfRows(condition: Expression): Boolean =
-    condition.deterministic && !condition.exists(_.isInstanceOf[PlanExpression[_]])
 
   /** The column that an entry of a projection hands on as it is. */
   private def source(entry: NamedExpression): Option[Attribute] = entry match {

@@ -3,10 +3,18 @@ package org.apache.spark.sql.kindling
 import org.apache.spark.{InterruptibleIterator, TaskContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.{Attribute, AttributeSet, SortOrder}
+import org.apache.spark.sql.catalyst.expressions.{
+  And,
+  Attribute,
+  AttributeSet,
+  BindReferences,
+  Expression,
+  Predicate,
+  SortOrder
+}
 import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, UnaryNode}
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
-import org.apache.spark.sql.execution.{SparkPlan, UnaryExecNode}
+import org.apache.spark.sql.execution.{FilterExec, ProjectExec, SparkPlan, UnaryExecNode}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
 import org.apache.spark.sql.types.{StructField, StructType}
 import org.apache.spark.sql.vectorized.ColumnarBatch
@@ -43,13 +51,17 @@ final case class KindlingPredict(
  * `output` are those of the columns below and of the predictions that somebody above needs, in any order.
  *
  * It offers one of the two only. Were rows on offer beside batches, Spark would turn the batches below into rows.
+ *
+ * So does Spark's filter, which takes rows only. A filter of a scan's batches is therefore made a part of the node, as `condition`,
+ * once Spark's planner is through with it: before that, the scan has to see it, to read less.
  */
 final case class KindlingPredictExec(
     prediction: Prediction,
     inputs: Seq[Attribute],
     predictions: Seq[Attribute],
     output: Seq[Attribute],
-    child: SparkPlan
+    child: SparkPlan,
+    condition: Option[Expression] = None
 ) extends UnaryExecNode {
 
   override def nodeName: String = "KindlingPredict"
@@ -70,7 +82,9 @@ final case class KindlingPredictExec(
   // The closures hold these values and not the plan.
   override protected def doExecute(): RDD[InternalRow] = {
     val (task, columns, tell) = (prediction, wiring, report)
-    child.execute().mapPartitions(rows => task.rows(KindlingPredictExec.killable(rows), columns, tell))
+    child.execute().mapPartitionsWithIndex { (partition, rows) =>
+      task.rows(KindlingPredictExec.chosen(KindlingPredictExec.killable(rows), columns, partition), columns, tell)
+    }
   }
 
   override protected def doExecuteColumnar(): RDD[ColumnarBatch] = {
@@ -84,7 +98,8 @@ final case class KindlingPredictExec(
       KindlingPredictExec.schema(child.output),
       KindlingPredictExec.schema(predictions),
       inputs.map(attribute => ordinals(attribute.exprId)),
-      output.map(attribute => ordinals(attribute.exprId))
+      output.map(attribute => ordinals(attribute.exprId)),
+      condition.map(BindReferences.bindReference(_, child.output))
     )
   }
 
@@ -96,12 +111,38 @@ final case class KindlingPredictExec(
     }
   }
 
-  override protected def stringArgs: Iterator[Any] = Iterator(prediction.name, inputs, output)
+  override protected def stringArgs: Iterator[Any] =
+    Iterator[Any](prediction.name, inputs, output) ++ condition.iterator
 
-  override protected def withNewChildInternal(newChild: SparkPlan): KindlingPredictExec = copy(child = newChild)
+  // Spark's planner puts what it planned below into its place by this.
+  override protected def withNewChildInternal(newChild: SparkPlan): KindlingPredictExec =
+    KindlingPredictExec.batches(newChild).filter(_ => prediction.takesBatches).fold(copy(child = newChild)) {
+      case (below, conditions) =>
+        copy(child = below, condition = (condition.toSeq ++ conditions).reduceOption(And(_, _)))
+    }
 }
 
 private object KindlingPredictExec {
+
+  /** The plan that makes batches below filters of their rows, and what these ask for. */
+  private def batches(plan: SparkPlan): Option[(SparkPlan, Seq[Expression])] = plan match {
+    case FilterExec(condition, child) if Wiring.isOfRows(condition) =>
+      // Not of columns that something in between has made.
+      batches(child).collect {
+        case (below, others) if condition.references.subsetOf(below.outputSet) => (below, others :+ condition)
+      }
+    case ProjectExec(list, child) if list.forall(_.isInstanceOf[Attribute]) => batches(child)
+    case columnar if columnar.supportsColumnar => Some((columnar, Nil))
+    case _ => None
+  }
+
+  /** The rows that go on, should there be rows below after all. */
+  private def chosen(rows: Iterator[InternalRow], columns: Wiring, partition: Int): Iterator[InternalRow] =
+    columns.condition.fold(rows) { condition =>
+      val predicate = Predicate.create(condition)
+      predicate.initialize(partition)
+      rows.filter(predicate.eval)
+    }
 
   /** Ends with the task's own exception when the task is killed. */
   private def killable[T](values: Iterator[T]): Iterator[T] =
