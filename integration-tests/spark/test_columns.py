@@ -35,6 +35,16 @@ def test_pictures_are_those_of_pillow_and_torchvision(results: dict[str, dict[st
     assert all(mean <= (0.6 if " png " in key else 1.5) for key, mean in found["mean"].items()), found["mean"]
 
 
+def test_a_program_of_bytes_learns_what_one_of_floats_does(results: dict[str, dict[str, Any]]) -> None:
+    found = results["bytes"]
+    losses = found["losses"]["uint8"]
+    assert len(losses) == 3
+    assert losses[0] > losses[-1] > 0
+    # v / 255 by the program, or while the picture is read.
+    assert losses == pytest.approx(found["losses"]["float32"], rel=1e-6)
+    assert found["right"]["uint8"] == found["right"]["float32"] == 40
+
+
 def test_other_outputs_are_columns_beside_the_prediction(results: dict[str, dict[str, Any]]) -> None:
     found = results["outputs"]
     assert found["types"]["hidden"] == "vector"

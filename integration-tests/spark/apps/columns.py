@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import report, session
-from kindling import InvalidArgumentError, TorchEstimator, TorchModel
+from kindling import InvalidArgumentError, TorchEstimator, TorchModel, export
 from PIL import Image
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import functions
@@ -176,3 +176,46 @@ for how, rows in found.items():
             worst[key] = max(worst.get(key, 0.0), float(difference.max()))
             mean[key] = max(mean.get(key, 0.0), float(difference.mean()))
 report("pictures", counts=[len(rows) for rows in found.values()], worst=worst, mean=mean)
+
+
+class Pixels(nn.Module):
+    """Two classes of pictures, whose bytes it divides by itself if they come as such."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+        torch.manual_seed(5)
+        self.out = nn.Linear(CHANNELS * SIZE[0] * SIZE[1], 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out((x.float() / 255 if self.whole else x).flatten(1))
+
+
+# A program of bytes learns what one of numbers between 0 and 1 does, if no pixel is in between: no picture is resized here.
+exact = folder / "exact"
+exact.mkdir()
+for number in range(40):
+    pixels = noise.integers(0, 256 - 100 * (number % 2), (*SIZE, CHANNELS), dtype=np.uint8)
+    Image.fromarray(pixels).save(exact / f"{number:02}.png")
+labelled = (
+    spark.read.format("binaryFile")
+    .load(f"file://{exact}")
+    .selectExpr("content", "cast(substring_index(path, '/', -1) as string) as name")
+    .selectExpr("content", "name", "int(substring(name, 1, 2)) % 2 as label")
+    .orderBy("name")
+)
+learned: dict[str, list[float]] = {}
+right = {}
+for kind, whole in {"uint8": True, "float32": False}.items():
+    example = torch.zeros(2, CHANNELS, *SIZE, dtype=torch.uint8 if whole else torch.float32)
+    export(Pixels(whole=whole), (example,), folder / f"{kind}.pt2")
+    fitted_pixels = TorchEstimator(
+        model=folder / f"{kind}.pt2",
+        featuresCol="content",
+        batchSize=16,
+        maxEpochs=3,
+        numWorkers=2,
+    ).fit(labelled)
+    learned[kind] = [epoch["loss"] for epoch in fitted_pixels.summary.history]
+    right[kind] = fitted_pixels.transform(labelled).where("prediction = label").count()
+report("bytes", losses=learned, right=right)

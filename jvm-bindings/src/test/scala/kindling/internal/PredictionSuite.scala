@@ -6,7 +6,7 @@ import kindling.{SparkSuite, TorchEstimator, TorchModel}
 import org.apache.spark.ml.functions.array_to_vector
 import org.apache.spark.ml.linalg.{Vector, Vectors}
 import org.apache.spark.sql.{functions => f, DataFrame, Row}
-import org.apache.spark.sql.execution.{ColumnarToRowExec, FileSourceScanExec, InputAdapter}
+import org.apache.spark.sql.execution.{ColumnarToRowExec, FileSourceScanExec, FilterExec, InputAdapter}
 import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanHelper
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.kindling.{KindlingPredict, KindlingPredictExec}
@@ -62,8 +62,8 @@ class PredictionSuite extends SparkSuite with AdaptiveSparkPlanHelper {
     case several => fail(s"there are ${several.size} nodes in ${frame.queryExecution.executedPlan}")
   }
 
-  /** The same rows, in a plan without batches of columns: a cast of a column that is needed makes rows of them. */
-  private def byRows(frame: DataFrame): DataFrame = frame.where("cast(id as string) != 'none'")
+  /** The same rows, in a plan without batches of columns: a condition that is not of a row alone is Spark's to meet. */
+  private def byRows(frame: DataFrame): DataFrame = frame.where("monotonically_increasing_id() >= 0")
 
   private def predictions(model: TorchModel, frame: DataFrame): Map[Int, Seq[Double]] = {
     val columns = model.transform(frame).columns.intersect(Seq("prediction", "probability")).toSeq
@@ -168,6 +168,67 @@ class PredictionSuite extends SparkSuite with AdaptiveSparkPlanHelper {
     }
     assert(scans.exists(_.contains("LessThan(id,10)")), scans)
     assert(node(filtered).metrics("numOutputRows").value === 9)
+  }
+
+  nativeTest("a filter of a scan is met on batches of columns, with the rows and numbers that it has on rows") {
+    val struct = parquet.withColumn("pair", f.struct(f.col("id"), f.col("text")))
+    val path = Files.createTempDirectory("filtered-").resolve("data").toString
+    struct.write.parquet(path)
+    val frame = spark.read.parquet(path)
+    val models = Seq(
+      model.setInferBatchSize(7),
+      model.setInferBatchSize(64),
+      estimator(3).setInputCols(Array("x0", "x1", "x2", "x3")).fit(data).setInferBatchSize(50),
+      estimator(3).setFeaturesCol("vector").fit(data)
+    )
+    val conditions = Seq(
+      "id % 2 = 0",
+      "id % 7 < 3 and text != 'text 9'",
+      "id >= 290",
+      "id = 150",
+      "cast(id as string) != 'none'",
+      "length(text) = 7 or x0 > 1",
+      "text = 'none of them' or size(features) = 9"
+    )
+    def rows(found: DataFrame) = found.orderBy("id").collect().toSeq
+    for ((batchSize, offHeap) <- Seq(("4096", "false"), ("37", "true"))) withConf(
+      "spark.sql.parquet.columnarReaderBatchSize" -> batchSize,
+      "spark.sql.columnVector.offheap.enabled" -> offHeap
+    ) {
+      for (model <- models; condition <- conditions) {
+        val chosen = model.transform(frame.where(condition))
+        assert(node(chosen).supportsColumnar && node(chosen).condition.nonEmpty, condition)
+        assert(collect(chosen.queryExecution.executedPlan) { case filter: FilterExec => filter }.isEmpty)
+        assertClose(predictions(model, frame.where(condition)), predictions(model, byRows(frame).where(condition)))
+        val passed = frame.columns.filter(_ != "vector").map(f.col).toSeq
+        assert(rows(chosen.select(passed: _*)) === rows(frame.where(condition).select(passed: _*)), condition)
+        assert(chosen.count() === frame.where(condition).count())
+      }
+    }
+    // What is above is met there, and what is not of a row alone is left to Spark.
+    val above = models.head.transform(frame.where("id < 100")).where("prediction = 1")
+    assert(
+      rows(above.select("id")) === rows(models.head.transform(frame).where("id < 100 and prediction = 1").select("id"))
+    )
+    assert(!node(models.head.transform(frame.where("rand(3) < 0.5"))).supportsColumnar)
+    assert(
+      !node(models.head.transform(frame.where("id < (select 20)"))).condition.exists(_.toString.contains("subquery"))
+    )
+  }
+
+  nativeTest("rows that a filter leaves out are not judged, and those that it lets through are numbered alike") {
+    val path = Files.createTempDirectory("filtered-").resolve("data").toString
+    data.coalesce(1).withColumn("features", f.when(f.col("id") =!= 123, f.col("features"))).write.parquet(path)
+    val holed = spark.read.parquet(path)
+    val without = model.transform(holed.where("id != 123"))
+    assert(node(without).condition.nonEmpty && without.select("prediction").collect().length === rowCount - 1)
+    val odd = Seq(holed, byRows(holed)).map { frame =>
+      rootMessage(model.setInferBatchSize(20).transform(frame.where("id % 2 = 1")).collect())
+    }
+    assert(
+      odd.distinct.size === 1 && odd.head.startsWith("row 61 of partition 0: the column \"features\" is null"),
+      odd
+    )
   }
 
   nativeTest("a limit is not exceeded by what is read, and leaves no model lent") {
