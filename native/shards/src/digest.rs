@@ -1,7 +1,7 @@
 //! The content of a shard as one number: equal rows in equal order give equal digests, in any process and any batches.
 //!
-//! XXH3 (64 bits) runs over the bytes of each column in row order, so where one batch ends and the next begins leaves no
-//! trace; the digest of a shard is that of its splits' row counts and columns. It tells a plan that gave other rows the
+//! XXH3 (64 bits) runs over the bytes of each column in row order, compressed rows spread out, so neither the form of a
+//! batch nor where it ends and the next begins leaves a trace; the digest of a shard is that of its splits' row counts and columns. It tells a plan that gave other rows the
 //! second time from one that did not. It is no defence against somebody who makes rows to collide.
 
 use std::hash::Hasher as _;
@@ -9,7 +9,7 @@ use std::hash::Hasher as _;
 use arrow_array::RecordBatch;
 use twox_hash::xxhash3_64::Hasher;
 
-use crate::batch;
+use crate::batch::{self, Values};
 use crate::error::Result;
 use crate::spec::Schema;
 
@@ -26,7 +26,16 @@ impl Digest {
 
     pub(crate) fn add(&mut self, key: u64, schema: &Schema, batch: &RecordBatch) -> Result<()> {
         for (index, (column, hasher)) in schema.columns.iter().zip(&mut self.columns).enumerate() {
-            hasher.write(&batch::buffer(key, batch, index, column)?);
+            match batch::column(key, batch, index, column)? {
+                Values::Dense(buffer) => hasher.write(&buffer),
+                Values::Csr(csr) => {
+                    let mut bytes = vec![0; column.row_bytes()];
+                    for row in 0..csr.rows() {
+                        csr.put(row, &mut bytes).ok_or_else(|| batch::unfit(key, column))?;
+                        hasher.write(&bytes);
+                    }
+                }
+            }
         }
         self.rows = self.rows.saturating_add(batch.num_rows() as u64);
         Ok(())

@@ -209,6 +209,27 @@ pub enum Error {
         /// Rows of the split.
         rows: usize,
     },
+    /// A compressed row that makes no sense.
+    #[error(
+        "column {column:?} of {split} row {row} of partition {partition} is damaged: the places of its values do not ascend \
+         within the row; look after the disks under spark.local.dir"
+    )]
+    Damaged {
+        /// Name of the column.
+        column: String,
+        /// Partition of the shard.
+        partition: u32,
+        /// The split.
+        split: Split,
+        /// The row.
+        row: u32,
+    },
+    /// All values of a column were asked for, of which some rows are kept as what is not zero.
+    #[error("column {column:?} is kept compressed, so it has no values in one piece; gather its rows")]
+    Compressed {
+        /// Name of the column.
+        column: String,
+    },
     /// An output that does not fit the rows asked for.
     #[error("{rows} rows of column {column:?} need {row_bytes} bytes each, but the output has {found} bytes in all")]
     OutputSize {
@@ -357,6 +378,8 @@ impl Error {
             | Error::NotReserved { .. }
             | Error::Overcommit { .. }
             | Error::NotServed { .. }
+            | Error::Damaged { .. }
+            | Error::Compressed { .. }
             | Error::Arrow { .. } => ErrorKind::State,
             Error::NoRun { .. }
             | Error::NoColumns { .. }

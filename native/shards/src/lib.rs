@@ -3,7 +3,7 @@
 //! A task opens a shard for its partition, reserves rows, writes them straight into the column buffers it is lent the
 //! addresses of, commits them, and closes the shard. From then on any number of ranks in the process read it at once.
 //! Nothing is copied on the way from the writer to the batches (but the rest of a partition that does not fill its last
-//! reservation); a rank's [`Shard::gather`] is the only copy. Rows that a
+//! reservation, and rows that are mostly zeros, which are compressed); a rank's [`Shard::gather`] is the only copy. Rows that a
 //! [`Budget`] has no room for go to files on local disks and are read where the files are mapped.
 //!
 //! - [`ShardStore`]: shards by key, their states, and the terms of the loan (see [`ShardStore::reserve`]).
@@ -51,6 +51,7 @@
 //! ```
 
 mod batch;
+mod csr;
 mod digest;
 mod error;
 mod filling;

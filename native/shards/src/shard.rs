@@ -1,16 +1,15 @@
 //! A sealed shard: the rows of one partition, immutable, read by any number of ranks at once without a lock.
 //!
 //! A shard is a list of Arrow batches per split. Beside them stand, per column, the batches' buffers in order, so that
-//! gathering shuffled rows is for each row one look-up of its batch and one copy of its bytes, from wherever it lies.
+//! gathering shuffled rows is for each row one look-up of its batch and one copy of its bytes, from wherever it lies. A row that
+//! is kept compressed is spread out instead: zeros, and its values over them.
 
 use std::ops::Range;
 
 use arrow_array::RecordBatch;
-use arrow_buffer::Buffer;
 
-use crate::batch::{self, Element};
+use crate::batch::{self, Element, Values};
 use crate::error::{Error, Result};
-use crate::memory;
 use crate::spec::{Column, Role, Schema, ShardReport, Split, Splits};
 
 /// The rows of one partition, in two splits.
@@ -33,7 +32,7 @@ impl Shard {
         let report = ShardReport {
             rows: tables.train.rows as u64,
             validation_rows: tables.validation.rows as u64,
-            bytes: tables.train.bytes() + tables.validation.bytes(),
+            bytes: tables.train.bytes().saturating_add(tables.validation.bytes()),
             ..report
         };
         Ok(Shard { schema, report, tables })
@@ -64,14 +63,15 @@ impl Shard {
         self.tables.of(split).rows
     }
 
-    /// The batches of a split in row order: one non-null `FixedSizeList` per column, none of them empty.
+    /// The batches of a split in row order, none of them empty. A column is a non-null `FixedSizeList`, or where that is less
+    /// than half of it a `List` of structs of the `position` and `value` of what is not zero.
     pub fn batches(&self, split: Split) -> &[RecordBatch] {
         &self.tables.of(split).batches
     }
 
-    /// The Arrow schema of the batches.
-    pub(crate) fn schema(&self) -> &arrow_schema::Schema {
-        &self.schema.arrow
+    /// The columns, and the Arrow schema of batches without compressed ones.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// Rows from `row` on, at most `most` of them and as many as lie together; none if the row is not there.
@@ -108,21 +108,10 @@ impl Shard {
         }
         for (index, column) in self.columns().iter().enumerate() {
             // A hint: whoever reads the piece finds out what is wrong with it.
-            if let Ok(buffer) = batch::buffer(self.report.key, piece, index, column) {
-                memory::will_need(&buffer);
+            if let Ok(values) = batch::column(self.report.key, piece, index, column) {
+                values.will_need();
             }
         }
-    }
-
-    /// The bytes of one row of a column, `width * dtype.size()` of them, in the machine's byte order.
-    ///
-    /// # Errors
-    /// [`Error::NoColumn`], [`Error::NoRow`].
-    pub fn row(&self, split: Split, column: usize, row: u32) -> Result<&[u8]> {
-        let (table, column, buffers) = self.column(split, column)?;
-        let size = column.row_bytes();
-        let (at, local) = table.find(row);
-        buffers.get(at).and_then(|buffer| row_of(buffer, local, size)).ok_or_else(|| self.no_row(split, row))
     }
 
     /// Copies rows of a column into `out`, one after the other, in the order asked for; a row may be asked for twice.
@@ -130,7 +119,8 @@ impl Shard {
     /// `out` is exactly `rows.len() * width * dtype.size()` bytes. Takes no lock and allocates nothing.
     ///
     /// # Errors
-    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`]. After the last, `out` holds the rows before it.
+    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`], [`Error::Damaged`]. After the last two, `out` holds the
+    /// rows before.
     pub fn gather(&self, split: Split, column: usize, rows: &[u32], out: &mut [u8]) -> Result<()> {
         let (_, spec, _) = self.column(split, column)?;
         if rows.len().checked_mul(spec.row_bytes()) != Some(out.len()) {
@@ -145,7 +135,8 @@ impl Shard {
     /// `out` has room for every place. Takes no lock and allocates nothing; places that are not named are left alone.
     ///
     /// # Errors
-    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`]. After the last, `out` holds the rows before it.
+    /// [`Error::NoColumn`], [`Error::OutputSize`], [`Error::NoRow`], [`Error::Damaged`]. After the last two, `out` holds the
+    /// rows before.
     pub fn gather_to(&self, split: Split, column: usize, rows: &[(u32, u32)], out: &mut [u8]) -> Result<()> {
         let (_, spec, _) = self.column(split, column)?;
         let needed = rows.iter().map(|(_, place)| *place as usize + 1).max().unwrap_or(0);
@@ -163,47 +154,52 @@ impl Shard {
         rows: impl Iterator<Item = (u32, usize)>,
         out: &mut [u8],
     ) -> Result<()> {
-        let (table, column, buffers) = self.column(split, column)?;
+        let (table, column, values) = self.column(split, column)?;
         let size = column.row_bytes();
-        let copied = match (buffers, table.stride) {
+        let put = |(at, local): (usize, usize), out: &mut [u8]| values.get(at)?.put(local, out);
+        let copied = match (values, table.stride) {
             // One batch: the row number is the place.
-            ([only], _) => copy_rows(rows, size, out, |row| row_of(only, row as usize, size)),
-            (_, Some(stride)) => copy_rows(rows, size, out, |row| {
-                let (at, local) = divide(row, stride);
-                row_of(buffers.get(at)?, local, size)
-            }),
-            (_, None) => copy_rows(rows, size, out, |row| {
-                let (at, local) = table.find(row);
-                row_of(buffers.get(at)?, local, size)
-            }),
+            ([only], _) => copy_rows(rows, size, out, |row, out| only.put(row as usize, out)),
+            (_, Some(stride)) => copy_rows(rows, size, out, |row, out| put(divide(row, stride), out)),
+            (_, None) => copy_rows(rows, size, out, |row, out| put(table.find(row), out)),
         };
-        copied.map_err(|row| self.no_row(split, row))
+        copied.map_err(|row| self.refused(split, column, row))
     }
 
-    /// The values of a column, one slice per batch, row-major and in row order: for one pass over all of them.
+    /// The values of a column, one slice per batch, row-major and in row order: for one pass over all of them. Labels and
+    /// weights have them; an input may be kept compressed.
     ///
     /// # Errors
-    /// [`Error::NoColumn`], [`Error::ValueType`] if the column holds another type.
+    /// [`Error::NoColumn`], [`Error::ValueType`] if the column holds another type, [`Error::Compressed`].
     pub fn values<T: Element>(&self, split: Split, column: usize) -> Result<impl Iterator<Item = &[T]>> {
         let index = column;
         let (table, column, _) = self.column(split, index)?;
-        let other = || Error::ValueType { column: column.name.clone(), expected: column.dtype, found: T::DTYPE };
         if column.dtype != T::DTYPE {
-            return Err(other());
+            return Err(Error::ValueType { column: column.name.clone(), expected: column.dtype, found: T::DTYPE });
         }
-        let values = table.batches.iter().map(|batch| batch::values::<T>(batch, index).ok_or_else(other));
+        let compressed = || Error::Compressed { column: column.name.clone() };
+        let values = table.batches.iter().map(|batch| batch::values::<T>(batch, index).ok_or_else(compressed));
         Ok(values.collect::<Result<Vec<_>>>()?.into_iter())
     }
 
-    fn column(&self, split: Split, column: usize) -> Result<(&Table, &Column, &[Buffer])> {
+    fn column(&self, split: Split, column: usize) -> Result<(&Table, &Column, &[Values])> {
         let table = self.tables.of(split);
-        match (self.schema.columns.get(column), table.buffers.get(column)) {
-            (Some(spec), Some(buffers)) => Ok((table, spec, buffers)),
+        match (self.schema.columns.get(column), table.values.get(column)) {
+            (Some(spec), Some(values)) => Ok((table, spec, values)),
             _ => Err(Error::NoColumn { column, columns: self.schema.columns.len() }),
         }
     }
 
-    fn no_row(&self, split: Split, row: u32) -> Error {
+    /// Why a row could not be copied.
+    fn refused(&self, split: Split, column: &Column, row: u32) -> Error {
+        if (row as usize) < self.rows(split) {
+            let (column, partition) = (column.name.clone(), self.report.partition);
+            return Error::Damaged { column, partition, split, row };
+        }
+        self.no_row(split, row)
+    }
+
+    pub(crate) fn no_row(&self, split: Split, row: u32) -> Error {
         Error::NoRow { partition: self.report.partition, split, row, rows: self.rows(split) }
     }
 }
@@ -213,7 +209,7 @@ impl Shard {
 struct Table {
     batches: Vec<RecordBatch>,
     /// By column, then by batch. The same memory as in `batches`, one dereference away instead of five.
-    buffers: Vec<Vec<Buffer>>,
+    values: Vec<Vec<Values>>,
     rows: usize,
     /// First row of each batch.
     starts: Vec<u32>,
@@ -223,11 +219,11 @@ struct Table {
 
 impl Table {
     fn new(key: u64, schema: &Schema, batches: Vec<RecordBatch>) -> Result<Table> {
-        let buffers = schema
+        let values = schema
             .columns
             .iter()
             .enumerate()
-            .map(|(index, column)| batches.iter().map(|batch| batch::buffer(key, batch, index, column)).collect())
+            .map(|(index, column)| batches.iter().map(|batch| batch::column(key, batch, index, column)).collect())
             .collect::<Result<_>>()?;
         let mut starts = Vec::with_capacity(batches.len());
         let mut rows = 0_usize;
@@ -237,11 +233,11 @@ impl Table {
             rows = rows.saturating_add(batch.num_rows());
         }
         let stride = stride(&batches);
-        Ok(Table { batches, buffers, rows, starts, stride })
+        Ok(Table { batches, values, rows, starts, stride })
     }
 
     fn bytes(&self) -> u64 {
-        self.buffers.iter().flatten().map(|buffer| buffer.len() as u64).sum()
+        self.values.iter().flatten().map(|values| values.bytes() as u64).sum()
     }
 
     /// Batch of a row and its place in it. A row beyond the end gets a place that is not there.
@@ -268,25 +264,18 @@ fn divide(row: u32, stride: u32) -> (usize, usize) {
     (at as usize, (row - at * stride) as usize)
 }
 
-/// The one check a row needs: that its bytes are inside the committed ones.
+/// Has `put` copy the rows to their places; the number of the first one that it does not is the error.
 #[inline]
-fn row_of(buffer: &Buffer, local: usize, size: usize) -> Option<&[u8]> {
-    let start = local.checked_mul(size)?;
-    buffer.as_slice().get(start..start.checked_add(size)?)
-}
-
-/// Copies the rows `find` finds to their places; the number of the first one it does not find is the error.
-#[inline]
-fn copy_rows<'a>(
+fn copy_rows(
     rows: impl Iterator<Item = (u32, usize)>,
     size: usize,
     out: &mut [u8],
-    find: impl Fn(u32) -> Option<&'a [u8]>,
+    put: impl Fn(u32, &mut [u8]) -> Option<()>,
 ) -> std::result::Result<(), u32> {
     for (row, place) in rows {
         // The callers checked that the places are there.
         let start = place * size;
-        out.get_mut(start..start + size).ok_or(row)?.copy_from_slice(find(row).ok_or(row)?);
+        out.get_mut(start..start + size).and_then(|out| put(row, out)).ok_or(row)?;
     }
     Ok(())
 }

@@ -231,7 +231,8 @@ pub struct ShardReport {
     pub rows: u64,
     /// Rows of the validation split.
     pub validation_rows: u64,
-    /// Bytes of the rows of both splits, without padding.
+    /// Bytes of the rows of both splits as they are kept, without padding: fewer than the columns' widths make where rows
+    /// that are mostly zeros are compressed.
     pub bytes: u64,
     /// Bytes of files, for rows that the budget had no room for.
     pub spilled_bytes: u64,
@@ -240,7 +241,7 @@ pub struct ShardReport {
     pub hash: String,
 }
 
-/// The columns of a shard after their check, and their Arrow schema: a non-null `FixedSizeList` per column.
+/// The columns of a shard after their check, and their Arrow schema where none is compressed: a non-null `FixedSizeList` each.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
     pub(crate) columns: Arc<[Column]>,

@@ -8,6 +8,9 @@
 //! process, the system takes the bytes back, and nobody can open, change or shorten them meanwhile. Of a process that
 //! is killed between the two calls, an empty file is left, in a directory that Spark removes with the application.
 //!
+//! **Forms.** A stream has one schema, but batches may differ in which columns are compressed. Where they do, the file goes
+//! on with another stream.
+//!
 //! **All or nothing.** An append that fails half-way cuts the file back to where it was and goes to the next directory;
 //! what the file held before stays good. The stream format needs nothing at its end, so a full disk cannot spoil a file
 //! that was written before it was full. Messages are padded to 64 bytes, so that the mapped columns are as aligned as
@@ -26,7 +29,7 @@ use arrow_buffer::Buffer;
 use arrow_ipc::MetadataVersion;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamEncoder};
-use arrow_schema::ArrowError;
+use arrow_schema::{ArrowError, SchemaRef};
 
 use crate::error::{Error, Result, Tried};
 use crate::memory::{self, Ledger, Written};
@@ -115,10 +118,14 @@ impl Spill {
     }
 }
 
-/// A file without a name, and the stream written to it.
+/// A file without a name, and the streams written to it, one behind the other.
 struct Stream {
     file: File,
+    /// Of the last stream.
     encoder: StreamEncoder,
+    schema: SchemaRef,
+    /// Where each stream begins.
+    starts: Vec<usize>,
     written: Written,
     batches: usize,
     /// Whether an append failed: then nothing is written behind what was written well.
@@ -127,12 +134,16 @@ struct Stream {
 
 impl Stream {
     fn create(directory: &Path, batch: &RecordBatch, ledger: &Arc<Ledger>) -> io::Result<Stream> {
-        let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5).map_err(io::Error::other)?;
-        let encoder = StreamEncoder::try_new_with_options(&batch.schema(), options).map_err(io::Error::other)?;
-        Ok(Stream { file: nameless(directory)?, encoder, written: Written::none(ledger), batches: 0, full: false })
+        let (schema, written) = (batch.schema(), Written::none(ledger));
+        let encoder = encoder(&schema)?;
+        Ok(Stream { file: nameless(directory)?, encoder, schema, starts: vec![0], written, batches: 0, full: false })
     }
 
     fn append(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        if batch.schema_ref() != &self.schema {
+            (self.encoder, self.schema) = (encoder(batch.schema_ref())?, batch.schema());
+            self.starts.push(self.written.bytes());
+        }
         // The encoder lends the batch's own buffers: the only copy is the system's.
         let buffers = self.encoder.encode(batch).map_err(io::Error::other)?;
         if let Err(error) = buffers.iter().try_for_each(|buffer| self.file.write_all(buffer)) {
@@ -153,12 +164,16 @@ impl Stream {
     }
 
     fn map(self, batches: &mut Vec<RecordBatch>) -> std::result::Result<(), ArrowError> {
-        let Stream { file, written, batches: expected, .. } = self;
-        let mut rest = memory::map_file(file, written)?;
+        let Stream { file, written, starts, batches: expected, .. } = self;
+        let bytes = memory::map_file(file, written)?;
         let before = batches.len();
-        let mut decoder = StreamDecoder::new().with_require_alignment(true);
-        while let Some(batch) = decoder.decode(&mut rest)? {
-            batches.push(batch);
+        let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+        for (start, end) in starts.iter().zip(ends) {
+            let mut rest = bytes.slice_with_length(*start, end - start);
+            let mut decoder = StreamDecoder::new().with_require_alignment(true);
+            while let Some(batch) = decoder.decode(&mut rest)? {
+                batches.push(batch);
+            }
         }
         if batches.len() - before != expected {
             return Err(ArrowError::IpcError(format!(
@@ -174,6 +189,11 @@ impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("batches", &self.batches).field("bytes", &self.written.bytes()).finish()
     }
+}
+
+fn encoder(schema: &SchemaRef) -> io::Result<StreamEncoder> {
+    let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5).map_err(io::Error::other)?;
+    StreamEncoder::try_new_with_options(schema, options).map_err(io::Error::other)
 }
 
 /// Of the values, without padding.

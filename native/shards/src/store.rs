@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Error, Result};
-use crate::filling::Filling;
+use crate::filling::{Filling, Given};
 use crate::flight::{self, Canceller, Endpoint, FetchSpec, ServeSpec, Server};
 use crate::memory::Ledger;
 use crate::rows::ColumnData;
@@ -150,8 +150,8 @@ impl ShardStore {
         self.fill(key, |filling| filling.reserve(split, rows))
     }
 
-    /// Ends the split's reservation and keeps its first `rows` rows as a batch: without a copy if these are all, else copied
-    /// into memory of their size.
+    /// Ends the split's reservation and keeps its first `rows` rows as a batch: without a copy if these are all and none of
+    /// the inputs is mostly zeros, else copied into memory of their size, those inputs as what is not zero.
     ///
     /// The caller says with this that those rows are written and that nobody writes through the addresses any more. A
     /// row that was not written reads as zeros. 0 rows keep nothing. Where the budget has no room for them, the rows go to a
@@ -175,9 +175,9 @@ impl ShardStore {
         self.fill(key, |filling| filling.write_rows(split, data))
     }
 
-    /// As [`write_rows`](Self::write_rows), for bytes that are `rows` rows of each column.
-    pub(crate) fn write_bytes(&self, key: u64, split: Split, rows: usize, data: &[&[u8]]) -> Result<()> {
-        self.fill(key, |filling| filling.write_bytes(split, rows, data.iter().copied()))
+    /// As [`write_rows`](Self::write_rows), for `rows` rows of each column, in the form that they have.
+    pub(crate) fn write_given(&self, key: u64, split: Split, rows: usize, given: &[Given<'_>]) -> Result<()> {
+        self.fill(key, |filling| filling.write_given(split, rows, given))
     }
 
     /// Seals the shard: it takes no more rows and can be read from now on. Closing twice gives the same report.

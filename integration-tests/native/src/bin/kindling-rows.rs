@@ -39,7 +39,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let secret = Secret::from_hex(secret)?;
     let endpoint = store.serve(ServeSpec { run: RUN.into(), secret, host: "127.0.0.1".into(), encrypted })?;
-    let ticket = Ticket { run: RUN.into(), partition: 0, key, split: Split::Train, first: 0, rows: u64::from(rows) };
+    let ticket = Ticket {
+        run: RUN.into(),
+        partition: 0,
+        key,
+        split: Split::Train,
+        first: 0,
+        rows: u64::from(rows),
+        compressed: false,
+    };
     println!("{}", serde_json::json!({ "endpoint": endpoint, "ticket": ticket }));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

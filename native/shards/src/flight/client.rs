@@ -237,7 +237,7 @@ impl Fetch<'_> {
             let data = self.next(&mut stream).await?;
             let data = data.ok_or_else(|| Fault::Broken(format!("the stream ended {left} rows early")))?;
             let chunk = chunk::decode(&data, &schema.columns, piece.first + *stored, left).map_err(Fault::Broken)?;
-            self.store.write_bytes(key, piece.split, chunk.rows, &chunk.columns).map_err(Fault::Own)?;
+            self.store.write_given(key, piece.split, chunk.rows, &chunk.columns).map_err(Fault::Own)?;
             *stored += chunk.rows as u64;
         }
         Ok(())
@@ -252,6 +252,7 @@ impl Fetch<'_> {
             split: piece.split,
             first: piece.first + stored,
             rows: piece.rows - stored,
+            compressed: true,
         };
         let ticket = serde_json::to_vec(&ticket).map_err(|error| Fault::Refused(error.to_string()))?;
         let mut request = Request::new(FlightTicket::new(ticket));

@@ -9,6 +9,9 @@
 //! record batches of at most about 2 MB, each of which carries in `app_metadata` the number of its first row and a
 //! checksum (16 bytes, `chunk`). All other methods are not there.
 //!
+//! Rows that are kept compressed are spread out for such clients. A Kindling peer asks for them as they are
+//! ([`Ticket::compressed`]): then the form of a column is told by each message and not by the schema.
+//!
 //! - **Who may ask**: whoever sends the run's token as `authorization: Bearer …` ([`Secret::token`]). It is a MAC under
 //!   the run's secret, which travels with Spark's tasks only, and opens nothing but the run's shards.
 //! - **Who may listen**: with `encrypted`, nobody. The server makes a certificate for the run; its endpoint carries it,
@@ -84,6 +87,10 @@ pub struct Ticket {
     pub first: u64,
     /// How many rows.
     pub rows: u64,
+    /// Whether columns may come in the form in which they are kept, which each message then tells. By default all are
+    /// dense, as the stream's schema says.
+    #[serde(default)]
+    pub compressed: bool,
 }
 
 #[cfg(test)]

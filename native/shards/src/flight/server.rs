@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::runtime::Shared;
 use super::wire::Wire;
 use super::{Endpoint, Secret, Ticket, chunk, tls};
+use crate::batch;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 use crate::spec::Split;
@@ -191,6 +192,7 @@ struct Cursor {
     split: Split,
     next: u64,
     end: u64,
+    compressed: bool,
 }
 
 impl Rows {
@@ -216,9 +218,10 @@ impl Rows {
                 ticket.rows, ticket.first, ticket.partition, ticket.split
             ))
         })?;
-        let Ticket { key, split, first, .. } = *ticket;
-        let cursor = Cursor { run: self.run.clone(), store: self.store.clone(), key, split, next: first, end };
-        Ok((chunk::schema(shard.schema()), cursor))
+        let Ticket { key, split, first, compressed, .. } = *ticket;
+        let (run, store) = (self.run.clone(), self.store.clone());
+        let cursor = Cursor { run, store, key, split, next: first, end, compressed };
+        Ok((chunk::schema(&shard.schema().arrow), cursor))
     }
 }
 
@@ -229,17 +232,24 @@ impl Cursor {
             return Ok(None);
         }
         let shard = find(&self.store, &self.run, self.key)?;
-        let piece =
-            self.piece(&shard).ok_or_else(|| Status::internal("a row of the shard is not where it should be"))?;
-        shard.will_need(&piece);
-        let data = chunk::encode(&piece, self.next).map_err(|error| Status::internal(error.to_string()))?;
+        let piece = self.piece(&shard).map_err(|error| Status::internal(error.to_string()))?;
+        let data =
+            chunk::encode(&piece, self.next, self.compressed).map_err(|error| Status::internal(error.to_string()))?;
         self.next += piece.num_rows() as u64;
         Ok(Some((data, self)))
     }
 
-    fn piece(&self, shard: &Shard) -> Option<RecordBatch> {
-        let most = u64::try_from(chunk::rows_per_message(shard.columns())).ok()?.min(self.end - self.next);
-        shard.piece(self.split, u32::try_from(self.next).ok()?, usize::try_from(most).ok()?)
+    /// The rows of the next message, in the form in which they leave.
+    fn piece(&self, shard: &Shard) -> Result<RecordBatch> {
+        let (schema, key) = (shard.schema(), self.key);
+        let most = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
+        let row = u32::try_from(self.next).unwrap_or(u32::MAX);
+        let piece = shard.piece(self.split, row, most);
+        let piece = piece.ok_or_else(|| shard.no_row(self.split, row))?;
+        let rows = chunk::rows_per_message(key, schema, &piece, self.compressed)?;
+        let piece = piece.slice(0, rows);
+        shard.will_need(&piece);
+        if self.compressed { Ok(piece) } else { batch::spread(key, schema, &piece) }
     }
 }
 
@@ -315,4 +325,17 @@ impl FlightService for Rows {
     async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
         absent()
     }
+}
+
+/// All messages of a ticket's stream.
+#[cfg(test)]
+pub(super) fn messages(store: &Arc<ShardStore>, ticket: &Ticket) -> Vec<FlightData> {
+    let rows = Rows { run: ticket.run.clone(), store: Arc::downgrade(store) };
+    let (schema, mut cursor) = rows.open(ticket).unwrap();
+    let mut messages = vec![schema];
+    while let Some((message, next)) = cursor.message().unwrap() {
+        messages.push(message);
+        cursor = next;
+    }
+    messages
 }

@@ -89,20 +89,6 @@ fn rows_gathered_in_any_order_are_the_rows_written_whatever_the_batches() {
 }
 
 #[test]
-fn a_row_on_its_own_is_the_row_that_gather_copies() {
-    for layout in LAYOUTS {
-        let shard = shard(layout);
-        for row in 0..shard.rows(Split::Train) as u32 {
-            for (index, column) in shard.columns().iter().enumerate() {
-                let mut copy = vec![0; column.row_bytes()];
-                shard.gather(Split::Train, index, &[row], &mut copy).unwrap();
-                assert_eq!(shard.row(Split::Train, index, row).unwrap(), copy, "{layout:?}");
-            }
-        }
-    }
-}
-
-#[test]
 fn the_row_behind_the_last_one_is_an_error_naming_partition_split_and_row() {
     for layout in LAYOUTS {
         let shard = shard(layout);
@@ -112,7 +98,6 @@ fn the_row_behind_the_last_one_is_an_error_naming_partition_split_and_row() {
             assert_eq!(error.kind(), ErrorKind::Argument);
             let expected = format!("training row {row} was asked for, but partition 5 has {rows} of them");
             assert_eq!(error.to_string(), expected, "{layout:?}");
-            assert!(matches!(shard.row(Split::Train, 3, row), Err(Error::NoRow { .. })));
         }
     }
 }
@@ -153,8 +138,7 @@ fn a_place_beyond_the_output_is_refused_and_so_is_a_row_that_is_not_there() {
 #[test]
 fn a_column_that_is_not_there_is_refused() {
     let shard = shard(&[4]);
-    assert!(matches!(shard.row(Split::Train, 4, 0), Err(Error::NoColumn { column: 4, columns: 4 })));
-    assert!(matches!(shard.gather(Split::Train, 9, &[], &mut []), Err(Error::NoColumn { column: 9, .. })));
+    assert!(matches!(shard.gather(Split::Train, 4, &[], &mut []), Err(Error::NoColumn { column: 4, columns: 4 })));
     assert!(matches!(shard.values::<i64>(Split::Train, 4).map(drop), Err(Error::NoColumn { .. })));
 }
 
@@ -164,7 +148,7 @@ fn an_empty_split_has_no_batches_and_gathers_nothing() {
     assert_eq!((shard.rows(Split::Validation), shard.batches(Split::Validation).len()), (0, 0));
     shard.gather(Split::Validation, 0, &[], &mut []).unwrap();
     assert_eq!(shard.values::<i64>(Split::Validation, 3).unwrap().count(), 0);
-    assert!(matches!(shard.row(Split::Validation, 0, 0), Err(Error::NoRow { rows: 0, .. })));
+    assert!(matches!(shard.gather(Split::Validation, 0, &[0], &mut [0; 12]), Err(Error::NoRow { rows: 0, .. })));
 }
 
 #[test]
@@ -195,8 +179,8 @@ fn batches_are_fixed_size_lists_over_the_memory_that_gather_reads() {
     assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [4, 2]);
     let x = batches[1].column(0).as_fixed_size_list();
     assert_eq!((x.value_length(), x.values().as_primitive::<Float32Type>().value(0)), (3, 40.0));
-    let bytes = x.values().as_primitive::<Float32Type>().values().inner().as_ptr();
-    assert_eq!(shard.row(Split::Train, 0, 4).unwrap().as_ptr(), bytes);
+    let read = shard.values::<f32>(Split::Train, 0).unwrap().nth(1).unwrap();
+    assert_eq!(read.as_ptr(), x.values().as_primitive::<Float32Type>().values().as_ptr());
     assert_eq!(batches[0].schema().field(3).name(), "label");
 }
 

@@ -77,9 +77,10 @@ fn rows_written_through_lent_addresses_are_read_without_a_copy() {
     assert_eq!((report.key, report.partition, &*report.process), (key, 4, store.process()));
 
     let shard = store.shard(key).unwrap();
-    assert_eq!(shard.row(Split::Train, 0, 0).unwrap().as_ptr() as u64, addresses[0]);
-    assert_eq!(shard.row(Split::Train, 1, 0).unwrap().as_ptr() as u64, addresses[1]);
-    assert_eq!(shard.row(Split::Train, 0, 999).unwrap(), [999_f32.to_ne_bytes(), (-999_f32).to_ne_bytes()].concat());
+    let x = shard.values::<f32>(Split::Train, 0).unwrap().next().unwrap();
+    let y = shard.values::<i64>(Split::Train, 1).unwrap().next().unwrap();
+    assert_eq!([x.as_ptr() as u64, y.as_ptr() as u64], addresses[..]);
+    assert_eq!(x[2 * 999..], [999.0, -999.0]);
     assert_eq!(labels(&store, key, Split::Train), (100..1100).collect::<Vec<_>>());
     assert_eq!(labels(&store, key, Split::Validation), (100..108).collect::<Vec<_>>());
 }
@@ -96,7 +97,7 @@ fn reserving_far_more_than_is_committed_keeps_only_what_is_committed() {
     assert!(store.bytes() <= 1 << 16, "{}", store.bytes());
     store.close(key).unwrap();
     let shard = store.shard(key).unwrap();
-    assert_eq!(shard.row(Split::Train, 0, 9).unwrap(), [9_f32.to_ne_bytes(), (-9_f32).to_ne_bytes()].concat());
+    assert_eq!(shard.values::<f32>(Split::Train, 0).unwrap().next().unwrap()[18..], [9.0, -9.0]);
     assert_eq!(labels(&store, key, Split::Train), (100..110).collect::<Vec<_>>());
 }
 
