@@ -55,7 +55,7 @@ final case class EpochMetrics(
  * @param communicationSeconds time in which rank 0 waited for other ranks
  * @param dataWaitSeconds      time in which rank 0 waited for its rows to be gathered
  * @param movedRows            rows that workers fetched from other executors before the first step
- * @param movedBytes           bytes of those rows
+ * @param movedBytes           bytes of those rows, as they are kept
  * @param executors            executor processes that trained
  * @param workers              ranks
  * @param bestEpoch            the epoch that validated best, counted from 0; only with early stopping or restoreBestWeights

@@ -29,7 +29,7 @@ private[kindling] final class IngestProgress(
   private var rows = 0L
   private var bytes = 0L
 
-  /** Rows and bytes of partitions that are not done. Of several attempts at one, the furthest counts. */
+  /** Rows of partitions that are not done, and bytes they would take in full. Of several attempts at one, the furthest counts. */
   private val open = mutable.Map.empty[Int, (Long, Long)]
   private val finished = mutable.Set.empty[Int]
 
@@ -62,7 +62,10 @@ private[kindling] final class IngestProgress(
   private def show(): Unit = {
     val (moment, seconds) = (now(), (now() - began) / 1e9)
     if (moment - began >= QuietNanos) {
-      val (soFar, size) = (rows + open.values.map(_._1).sum, bytes + open.values.map(_._2).sum)
+      val reading = open.values.map(_._1).sum
+      val soFar = rows + reading
+      // Rows that are mostly zeros are kept in less than they would take, and how much is known of the partitions that are done.
+      val size = if (rows > 0) math.round(bytes.toDouble / rows * soFar) else open.values.map(_._2).sum
       val line = String.format(
         Locale.ROOT,
         "reading %s: %d of %d partitions, %,d rows, %,d MiB, %,.0f rows/s",

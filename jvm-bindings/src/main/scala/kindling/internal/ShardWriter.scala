@@ -10,7 +10,8 @@ private[kindling] object Split {
 
 /**
  * What a sealed shard reports: where it is, which attempt at the partition made it, how many rows it holds, and a hash of them that
- * depends on every row and on their order. `endpoint` (JSON) is where other processes fetch its rows, if anybody may need them.
+ * depends on every row and on their order. `bytes` is what the rows take as they are kept, which is less than the layout's width where
+ * they are mostly zeros. `endpoint` (JSON) is where other processes fetch its rows, if anybody may need them.
  */
 private[kindling] final case class ShardReport(
     partition: Int,

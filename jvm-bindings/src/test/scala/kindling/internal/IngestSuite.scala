@@ -9,7 +9,7 @@ import org.scalatest.funsuite.AnyFunSuite
 class IngestSuite extends AnyFunSuite {
 
   private def stored(partition: Int, rows: Long, hash: String) = IngestOutcome.Stored(
-    ShardReport(partition, 0, "p", 1, rows, 0, rows * 8, 0, hash),
+    ShardReport(partition, 0, "p", 1, rows, 0, rows << 20, 0, hash),
     0,
     Place("3", "h1")
   )
@@ -44,14 +44,32 @@ class IngestSuite extends AnyFunSuite {
     assert(out.toString.isEmpty && logged.isEmpty)
     seconds = 4
     told(0, 190)
-    assert(out.toString.contains("kindling: reading the data: 1 of 3 partitions, 240 rows, 190 MiB, 60 rows/s"))
+    assert(out.toString.contains("kindling: reading the data: 1 of 3 partitions, 240 rows, 240 MiB, 60 rows/s"))
     assert(logged.isEmpty)
     seconds = 10
     // A second attempt that is behind the first, and a partition that is done, change nothing.
     told(0, 10)
     told(1, 20)
-    assert(logged.toSeq === Seq("reading the data: 1 of 3 partitions, 240 rows, 190 MiB, 24 rows/s"))
+    assert(logged.toSeq === Seq("reading the data: 1 of 3 partitions, 240 rows, 240 MiB, 24 rows/s"))
     progress.told("no event".getBytes)
+    progress.close()
+  }
+
+  test("rows that are being read count as much as those that are kept take") {
+    val logged = scala.collection.mutable.ArrayBuffer.empty[String]
+    var seconds = 0L
+    val silent = new Progress(new PrintStream(new ByteArrayOutputStream), Progress.Off, 0)
+    val progress = new IngestProgress("the data", silent, logged += _, () => seconds * 1000 * 1000 * 1000)
+    progress.begin(2)
+    seconds = 10
+    progress.told(s"""{"partition":0,"rows":100,"bytes":${100L << 20}}""".getBytes)
+    seconds = 20
+    progress.stored(IngestOutcome.Stored(
+      ShardReport(1, 0, "p", 1, 50, 0, 10L << 20, 0, "0f"),
+      0,
+      Place("3", "h1")
+    ).report)
+    assert(logged.map(_.split(", ")(2)).toSeq === Seq("100 MiB", "30 MiB"))
     progress.close()
   }
 }
