@@ -20,6 +20,7 @@ fn main() {
             "shim/checkpoint.cpp",
             "shim/device.cpp",
             "shim/gradients.cpp",
+            "shim/heap.cpp",
             "shim/hooks.cpp",
             "shim/norm.cpp",
             "shim/shim.cpp",
