@@ -7,6 +7,7 @@ import java.util.concurrent.{LinkedBlockingQueue, TimeUnit}
 import kindling.internal._
 import org.apache.spark.executor.TaskMetrics
 import org.apache.spark.ml.functions.array_to_vector
+import org.apache.spark.ml.linalg.{Vector, Vectors}
 import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd}
 import org.apache.spark.sql.{functions => f, DataFrame, SparkSession}
 import org.apache.spark.sql.catalyst.InternalRow
@@ -25,18 +26,22 @@ import scala.collection.mutable
  * in the same round. Ratios are taken within a round, and what is printed is their median:
  *
  * {{{
- *   ingest path=columnar reader=columns MBps=… arrowwriter_ratio=… memcpy_ratio=… cpu_ratio=…
+ *   ingest path=columnar MBps=… arrowwriter_ratio=… memcpy_ratio=… cpu_ratio=… … kept=…
  * }}}
  *
  * MBps counts the bytes that arrive (MB = 10^6^), `memcpy_ratio` is ours over memcpy's, and the other two are the ArrowWriter's time
  * over ours; `scan_ratio` is the ArrowWriter's time over that of our source alone, with nothing done to what it gives: the most that
  * `arrowwriter_ratio` could be. Paths: 64 columns of floats; an array<float> of 64; the columns again, of which one is computed, so that
- * Spark gives rows; the columns behind a filter; a Spark ML vector of 64. Each has a label beside it.
+ * Spark gives rows; the columns behind a filter; a Spark ML vector of 64; and for a fiftieth of the rows, a sparse vector of 10,000 of
+ * which 50 are not zero, whose MBps are those of dense rows. Each has a label beside it. `kept` is the part of these bytes that is
+ * kept.
  *
  * Options: `--rows N` (1000000), `--rounds N` (9), `--paths a,b`.
  */
 object IngestBench {
   private val Width = 64
+  private val SparseWidth = 10000
+  private val SparseNumbers = 50
   private val BatchRows = 10000 // spark.sql.execution.arrow.maxRecordsPerBatch as it comes
 
   private final case class Options(rows: Long, rounds: Int, paths: Seq[String])
@@ -44,7 +49,7 @@ object IngestBench {
   /** What a task took, in seconds. */
   private final case class Took(run: Double, cpu: Double)
 
-  private val Paths = Seq("columnar", "array", "rows", "filter", "vector")
+  private val Paths = Seq("columnar", "array", "rows", "filter", "vector", "sparse")
 
   def main(arguments: Array[String]): Unit = {
     val options = parse(arguments.toList, Options(1000000, 9, Paths))
@@ -58,7 +63,12 @@ object IngestBench {
       .getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
     val folder = Files.createTempDirectory("kindling-bench-")
-    try new IngestBench(spark, folder, options.rows, options.rounds).run(options.paths)
+    try
+      options.paths.foreach { path =>
+        val (rows, width) =
+          if (path == "sparse") (math.max(1L, options.rows / 50), SparseWidth) else (options.rows, Width)
+        new IngestBench(spark, folder, rows, width, options.rounds).run(path)
+      }
     finally {
       spark.stop()
       Files.walk(folder).sorted(Comparator.reverseOrder[Path]()).forEach(path => Files.delete(path))
@@ -112,6 +122,12 @@ object IngestBench {
     count
   }
 
+  private def sparse(id: Long): Vector = {
+    val random = new scala.util.Random(id)
+    val at = Iterator.continually(random.nextInt(SparseWidth)).distinct.take(SparseNumbers).toArray.sorted
+    Vectors.sparse(SparseWidth, at, at.map(_ => random.nextDouble() + 1))
+  }
+
   private def median(values: Seq[Double]): Double = {
     val sorted = values.sorted
     val middle = sorted.size / 2
@@ -119,7 +135,7 @@ object IngestBench {
   }
 }
 
-private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, rounds: Int) {
+private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, width: Int, rounds: Int) {
   import IngestBench._
 
   private val sc = spark.sparkContext
@@ -130,7 +146,10 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
   private val loading = NativeLoading.of(sc.getConf.getOption, "")
   NativeLibrary.load(loading): Unit
 
-  def run(paths: Seq[String]): Unit = paths.foreach { path =>
+  /** Bytes that the last ingest kept. */
+  private var kept = 0L
+
+  def run(path: String): Unit = {
     val data = frame(path)
     val layout = layoutOf(data.schema)
     val payload = rows * layout.rowBytes
@@ -141,8 +160,8 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
       "scan" -> (() => scan(data, layout)),
       "memcpy" -> (() => memory.run())
     )
-    // The first runs compile.
-    (1 to 2).foreach(_ => sides.foreach(_._2()))
+    // The first runs compile, and loops of a new path compile again.
+    (1 to 5).foreach(_ => sides.foreach(_._2()))
     val took = mutable.Map.empty[String, mutable.ArrayBuffer[Took]]
     for (round <- 0 until rounds; (name, side) <- if (round % 2 == 0) sides else sides.reverse)
       took.getOrElseUpdate(name, mutable.ArrayBuffer.empty) += side()
@@ -155,7 +174,7 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
       f"ingest path=$path MBps=${median(rate("ours"))}%.0f arrowwriter_ratio=${ratio("ours", _.run)}%.2f " +
         f"memcpy_ratio=$memcpy%.3f cpu_ratio=${ratio("ours", _.cpu)}%.2f scan_ratio=${ratio("scan", _.run)}%.2f " +
         f"scan_cpu_ratio=${ratio("scan", _.cpu)}%.2f arrowwriter_MBps=${median(rate("arrow"))}%.0f " +
-        f"memcpy_MBps=${median(rate("memcpy"))}%.0f"
+        f"memcpy_MBps=${median(rate("memcpy"))}%.0f kept=${kept.toDouble / payload}%.4f"
     )
   }
 
@@ -165,16 +184,18 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
     case "filter" => parquet("scalars").filter(f.col("c0") >= 0)
     case "array" => parquet("array")
     case "vector" => parquet("vector")
+    case "sparse" => parquet("sparse")
   }
 
   private def parquet(form: String): DataFrame = {
     val file = folder.resolve(form).toString
     if (!Files.exists(folder.resolve(form))) {
-      val numbers = (0 until Width).map(i => f.rand(i.toLong).cast("float"))
+      val numbers = (0 until width).map(i => f.rand(i.toLong).cast("float"))
       val features = form match {
         case "scalars" => numbers.zipWithIndex.map { case (number, i) => number.as(s"c$i") }
         case "array" => Seq(f.array(numbers: _*).as("features"))
         case "vector" => Seq(array_to_vector(f.array(numbers: _*)).as("features"))
+        case "sparse" => Seq(f.udf(IngestBench.sparse _).apply(f.col("id")).as("features"))
       }
       val label = (f.col("id") % 10).cast("int").as("label")
       spark.range(0, rows, 1, 1).select(features :+ label: _*).write.parquet(file)
@@ -189,7 +210,7 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
       else Filling.Scalars(schema.fields.toSeq.dropRight(1))
     FeatureLayout(
       Seq(
-        NativeColumn("x", Role.Input, DType.Float32, Width, filling),
+        NativeColumn("x", Role.Input, DType.Float32, width, filling),
         NativeColumn("label", Role.Label, DType.Int64, 1, Filling.ClassIndex(schema("label"), Some(10L)))
       ),
       None
@@ -211,8 +232,9 @@ private final class IngestBench(spark: SparkSession, folder: Path, rows: Long, r
         None
       )
     val took = measured {
-      val stored =
-        ingest.read(data, new IngestProgress("the data", Progress.of(sc)), () => ()).stored.map(_.report.rows).sum
+      val reports = ingest.read(data, new IngestProgress("the data", Progress.of(sc)), () => ()).stored.map(_.report)
+      val stored = reports.map(_.rows).sum
+      kept = reports.map(_.bytes).sum
       require(stored == rows, s"$stored of $rows rows arrived")
     }
     LocalRuns.drop(run)
