@@ -191,7 +191,7 @@ class Pixels(nn.Module):
         return self.out((x.float() / 255 if self.whole else x).flatten(1))
 
 
-# A program of bytes learns what one of numbers between 0 and 1 does, if no pixel is in between: no picture is resized here.
+# A program of bytes learns what one of numbers between 0 and 1 does, if no pixel is in between: no picture is resized.
 exact = folder / "exact"
 exact.mkdir()
 for number in range(40):
