@@ -262,21 +262,23 @@ impl<'a> Given<'a> {
         let fill = |place: &mut [u8], bytes: &[u8]| {
             Some(place).filter(|place| place.len() == bytes.len()).map(|place| place.copy_from_slice(bytes))
         };
-        if let Given::Dense(dense) = self {
-            let (place, rest) = places.split_first()?;
-            return fill(block.get_mut(place.clone())?, dense).map(|()| rest);
-        }
-        let (own, rest) = places.split_first_chunk::<3>()?;
-        let [offsets, positions, values] = block.get_disjoint_mut(own.clone()).ok()?;
         match self {
-            Given::Dense(dense) | Given::Zeros(dense, _) => csr::compress(column, dense, [offsets, positions, values])?,
+            Given::Dense(dense) => {
+                let (place, rest) = places.split_first()?;
+                fill(block.get_mut(place.clone())?, dense).map(|()| rest)
+            }
+            Given::Zeros(dense, _) => {
+                let (own, rest) = places.split_first_chunk::<3>()?;
+                csr::compress(column, dense, block.get_disjoint_mut(own.clone()).ok()?).map(|()| rest)
+            }
             Given::Csr(parts) => {
+                let (own, rest) = places.split_first_chunk::<3>()?;
+                let [offsets, positions, values] = block.get_disjoint_mut(own.clone()).ok()?;
                 fill(offsets, parts.offsets)?;
                 fill(positions, parts.positions)?;
-                fill(values, parts.values)?;
+                fill(values, parts.values).map(|()| rest)
             }
         }
-        Some(rest)
     }
 
     /// What keeps them, of a block's buffers in order.

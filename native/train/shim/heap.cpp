@@ -42,12 +42,10 @@ struct Heap final : c10::Allocator {
     void copy_data(void *to, const void *from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 };
 
-Heap heap;
-
 } // namespace
 
 extern "C" {
 
-// Above libtorch's own, which has 0.
-void kd_heap_install() { c10::SetCPUAllocator(&heap, 1); }
+// Above libtorch's own, which has 0. Never destroyed: at the end of the process other threads may still ask it.
+void kd_heap_install() { c10::SetCPUAllocator(new Heap, 1); }
 }
