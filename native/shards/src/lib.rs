@@ -59,6 +59,7 @@ mod flight;
 mod memory;
 mod rows;
 mod shard;
+mod spare;
 mod spec;
 mod spill;
 mod store;

@@ -9,16 +9,20 @@
 //! | [`Loan`] | whoever was told the address | nobody: Rust keeps only the address |
 //! | [`Buffer`] | nobody | anybody |
 //!
-//! Blocks are anonymous mappings of their own, not heap memory, for four reasons. Fresh pages are zero, so a row that a
-//! writer forgot reads as zeros and never as leftovers, without a pass over the memory of ours. Pages nobody wrote take
-//! no memory, so reserving generously is cheap. A block can begin where a huge page does. A released run leaves the process
-//! at once instead of staying in an allocator's free lists, which container limits would count.
+//! Blocks are anonymous mappings of their own, not heap memory, for three reasons. Pages nobody wrote take no memory, so
+//! reserving generously is cheap. A block can begin where a huge page does. When a released run leaves the process is ours
+//! to say and not an allocator's. A block reads as zeros when it is mapped, so a row that a writer forgot is zeros and never
+//! leftovers.
 //!
 //! **Huge pages.** The first touch of a fresh page costs more than the bytes that are written to it: with pages of 4 KiB
 //! that was a quarter of an ingest. So blocks of 2 MiB and more ask for pages of 2 MiB (`MADV_HUGEPAGE`) for all that they
 //! fill. Only those are asked for that lie in the block as a whole: what the process has in memory is never more than what
-//! is mapped and on the [`Ledger`]. A huge page goes back as a whole or, in effect, not at all (the system keeps what was
-//! unmapped of it until it runs out of memory), so a block has no tail to give back: it is freed as one.
+//! is mapped. A huge page goes back as a whole or, in effect, not at all (the system keeps what was unmapped of it until it
+//! runs out of memory), so a block has no tail to give back: it is freed as one.
+//!
+//! **Pages are used again.** Even so, fresh pages were more than half of an ingest's own time where a hypervisor had taken
+//! the free ones and had to find new ones (0.6 GB/s; a machine of its own clears 11 GB/s, and zeroing pages that are there goes at
+//! 25). So pages of large blocks stay with the process for a while, as [`Spare`] says.
 //!
 //! The system allows a process some 65 000 mappings (`vm.max_map_count`); neighbours merge, but reservations of a
 //! megabyte and more keep the count small whatever happens.
@@ -38,17 +42,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_buffer::Buffer;
 
-/// Bytes mapped by one store now, whoever holds them.
+use crate::spare::Spare;
+
+/// Bytes mapped by one store now, whoever holds them, and the pages that nobody holds.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     memory: AtomicUsize,
     files: AtomicUsize,
+    spare: Arc<Spare>,
 }
 
 impl Ledger {
-    /// Bytes of memory.
+    /// Bytes of memory, without those that are spare.
     pub(crate) fn memory(&self) -> usize {
         self.memory.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn spare(&self) -> &Arc<Spare> {
+        &self.spare
     }
 
     /// Bytes of spilled files, mapped or still being written.
@@ -141,15 +152,71 @@ pub(crate) fn will_need(bytes: &[u8]) {
     }
 }
 
+/// Whole pages of memory that nobody else knows, given back to the system when dropped.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: Pages own their mapping as a Box owns its allocation; nothing about it belongs to a thread.
+unsafe impl Send for Pages {}
+// SAFETY: shared Pages give access to nothing but their address.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Fresh ones, which read as zeros.
+    pub(crate) fn map(bytes: usize) -> io::Result<Pages> {
+        let start = if bytes < HUGE { anonymous(bytes)? } else { aligned(bytes)? };
+        Ok(Pages { start, bytes })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether they are worth keeping: small ones cost little to touch first, and differ in size.
+    fn large(&self) -> bool {
+        self.bytes >= HUGE
+    }
+
+    /// What they hold is not wanted any more: should the system need room before they are written again, it takes them
+    /// and finds fresh ones then. They read as zeros or as they were.
+    pub(crate) fn forget(&mut self) {
+        // SAFETY: the mapping is ours, and whoever reads it expects either.
+        if unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_FREE) } != 0 {
+            // They are kept all the same, and the time after which they go back is short.
+            log::debug!("pages could not be offered to the system: {}", io::Error::last_os_error());
+        }
+    }
+
+    fn zero(&mut self) {
+        // SAFETY: the mapping is ours alone, and `bytes` long.
+        unsafe { self.start.as_ptr().write_bytes(0, self.bytes) };
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and this is its last owner.
+        if unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) } != 0 {
+            // Nothing can be done about it here.
+            log::error!("{} bytes of a shard could not be given back: {}", self.bytes, io::Error::last_os_error());
+        }
+    }
+}
+
 /// Memory that its owner alone knows: zeroed, aligned to a page (so to 64 bytes), given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Block {
+    /// Always there, but while the block drops.
+    pages: Option<Pages>,
     start: NonNull<u8>,
     mapped: usize,
     ledger: Arc<Ledger>,
 }
 
-// SAFETY: a Block owns its mapping as a Box owns its allocation; nothing about it belongs to a thread.
+// SAFETY: a Block owns its Pages; its pointer is into them.
 unsafe impl Send for Block {}
 // SAFETY: a shared Block gives access to nothing but its address.
 unsafe impl Sync for Block {}
@@ -158,9 +225,15 @@ impl Block {
     /// Maps at least `bytes` bytes of zeros.
     pub(crate) fn map(bytes: usize, ledger: &Arc<Ledger>) -> io::Result<Block> {
         let mapped = size(bytes.max(1)).ok_or(io::ErrorKind::OutOfMemory)?;
-        let start = if mapped < HUGE { anonymous(mapped)? } else { aligned(mapped)? };
+        let pages = match ledger.spare.take(mapped, ledger.memory()) {
+            Some(mut pages) => {
+                pages.zero();
+                pages
+            }
+            None => Pages::map(mapped)?,
+        };
         ledger.memory.fetch_add(mapped, Ordering::Relaxed);
-        Ok(Block { start, mapped, ledger: Arc::clone(ledger) })
+        Ok(Block { start: pages.start, pages: Some(pages), mapped, ledger: Arc::clone(ledger) })
     }
 
     /// The whole mapping, for an owner that reads it.
@@ -200,14 +273,10 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and this is its last owner.
-        let failed = unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) } != 0;
-        if failed {
-            // Nothing can be done about it here; the ledger goes on counting what is still mapped.
-            log::error!("{} bytes of a shard could not be given back: {}", self.mapped, io::Error::last_os_error());
-            return;
+        let used = self.ledger.memory.fetch_sub(self.mapped, Ordering::Relaxed);
+        if let Some(pages) = self.pages.take().filter(Pages::large) {
+            self.ledger.spare.give(pages, used);
         }
-        self.ledger.memory.fetch_sub(self.mapped, Ordering::Relaxed);
     }
 }
 
@@ -333,6 +402,27 @@ mod tests {
         let block = loan.settle();
         assert_eq!(block.bytes()[..101], [[7; 100].as_slice(), &[0]].concat());
         assert_eq!(&block.freeze(&[0..100, 100..101]).unwrap()[0][..], &[7; 100]);
+    }
+
+    #[test]
+    fn a_large_block_whose_pages_were_used_before_reads_as_zeros() {
+        let ledger = Arc::new(Ledger::default());
+        let mut first = Block::map(HUGE, &ledger).unwrap();
+        first.bytes_mut().fill(7);
+        let buffers = first.freeze(&[0..HUGE / 2, HUGE / 2..HUGE]).unwrap();
+        let address = buffers[0].as_ptr().addr();
+        drop(buffers);
+        assert_eq!((ledger.memory(), ledger.spare().bytes()), (0, HUGE));
+        let second = Block::map(HUGE, &ledger).unwrap();
+        assert_eq!((second.bytes().as_ptr().addr(), ledger.memory(), ledger.spare().bytes()), (address, HUGE, 0));
+        assert!(second.bytes().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn small_blocks_leave_the_process_at_once() {
+        let ledger = Arc::new(Ledger::default());
+        drop(Block::map(HUGE / 2, &ledger).unwrap());
+        assert_eq!((ledger.memory(), ledger.spare().bytes()), (0, 0));
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl ShardStore {
         self.ledger.memory()
     }
 
+    /// Bytes of memory of dropped shards that wait, for half a minute at most, to be used by new ones. The system may take
+    /// them before.
+    pub fn spare_bytes(&self) -> usize {
+        self.ledger.spare().bytes()
+    }
+
     /// Bytes of files that hold rows for which there was no room in memory, those of released shards that somebody still
     /// reads included.
     pub fn spilled_bytes(&self) -> usize {

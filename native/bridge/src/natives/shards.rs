@@ -138,6 +138,7 @@ fn shard_release<'local>(env: &mut Env<'local>, _: JClass<'local>, run: JByteArr
 struct Usage {
     shards: usize,
     bytes: usize,
+    spare_bytes: usize,
     spilled_bytes: usize,
 }
 
@@ -145,7 +146,12 @@ native! { fn shard_usage() -> jbyte[] }
 
 fn shard_usage<'local>(env: &mut Env<'local>, _: JClass<'local>) -> Result<JByteArray<'local>, Failure> {
     let store = store();
-    let usage = Usage { shards: store.shards(), bytes: store.bytes(), spilled_bytes: store.spilled_bytes() };
+    let usage = Usage {
+        shards: store.shards(),
+        bytes: store.bytes(),
+        spare_bytes: store.spare_bytes(),
+        spilled_bytes: store.spilled_bytes(),
+    };
     json_array(env, &usage, "the usage of the store")
 }
 

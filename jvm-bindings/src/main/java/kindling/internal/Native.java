@@ -119,7 +119,10 @@ public final class Native {
   /** Drops every shard of a run (plain UTF-8) and returns how many there were. */
   public static native int shardRelease(byte[] run);
 
-  /** What this process holds for all runs: {@code {"shards", "bytes", "spilledBytes"}}. */
+  /**
+   * What this process holds for all runs: {@code {"shards", "bytes", "spareBytes", "spilledBytes"}}. Spare is what dropped shards
+   * leave to new ones for half a minute.
+   */
   public static native byte[] shardUsage();
 
   // ---- session: one rank of a run ----
