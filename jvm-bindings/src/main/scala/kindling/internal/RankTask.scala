@@ -5,7 +5,7 @@ import java.nio.charset.StandardCharsets.UTF_8
 import com.fasterxml.jackson.databind.JsonNode
 import org.apache.spark.BarrierTaskContext
 import org.apache.spark.broadcast.Broadcast
-import org.apache.spark.ml.kindling.EventChannel
+import org.apache.spark.ml.kindling.{AllGather, EventChannel}
 import org.slf4j.LoggerFactory
 
 import scala.util.control.NonFatal
@@ -32,6 +32,9 @@ private[kindling] final class RankPlan(
     val rows: RankPlan.Rows
 ) extends Serializable {
 
+  /** Where the ranks meet before they know of each other. */
+  def gathering: String = s"$channel-gathering"
+
   /**
    * Drops what is in this process of tasks that ran twice although the driver let one keep its shard, as its word was lost on the way
    * there: of each partition, the driver chose one.
@@ -55,8 +58,8 @@ private[kindling] object RankPlan {
 /**
  * One rank, as the body of a barrier task: open a session, meet the others, train, bring back the result.
  *
- * Whatever happens, the rank first takes part in the gathering: a rank that stayed away would leave the others waiting in Spark's
- * barrier. Who failed to open says so there. The session is always closed, after its watcher.
+ * Whatever happens, the rank first takes part in the gathering: a rank that stayed away would leave the others waiting for it. Who
+ * failed to open says so there. The session is always closed, after its watcher.
  */
 private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[Byte]]) extends Serializable {
 
@@ -70,8 +73,7 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
       val opened = attempt(open(context, rank, liveRuns))
       try {
         val hello = opened.fold(failure => Json.obj().put("failure", sentence(failure)), _.endpoint)
-        RankTask.tell(plan.channel, Json.obj().put("type", "arrived").put("rank", rank))
-        val answers = context.allGather(Json.text(hello)).toSeq.map(Json.parse)
+        val answers = gather(context, rank, hello)
         opened match {
           case Failure(e) => RankOutcome.Failed(rank, place, sentence(e), FailureKind.of(e), secondary = false)
           case Success(open) =>
@@ -99,6 +101,14 @@ private[kindling] final class RankTask(plan: RankPlan, program: Broadcast[Array[
         Native.sessionClose(session)
         throw e
     }
+  }
+
+  /** What each rank has to say to the others, by rank. The driver watches that all come, and should be the one to speak first. */
+  private def gather(context: BarrierTaskContext, rank: Int, hello: JsonNode): Seq[JsonNode] = {
+    val limitMs = plan.settings.rendezvousTimeoutMs + 2 * Rendezvous.GraceMs
+    AllGather
+      .gather(plan.gathering, rank, Json.bytes(hello), context, limitMs, "rendezvousTimeout")
+      .map(Json.parse)
   }
 
   private def together(

@@ -6,7 +6,7 @@ import java.util.concurrent.TimeUnit
 import kindling.TrainingException
 import org.apache.spark.{SparkContext, TaskContext}
 import org.apache.spark.broadcast.Broadcast
-import org.apache.spark.ml.kindling.{Cluster, EventChannel}
+import org.apache.spark.ml.kindling.{AllGather, Cluster, EventChannel}
 import org.slf4j.LoggerFactory
 
 import scala.collection.mutable
@@ -98,6 +98,7 @@ private[kindling] final class TrainingJob(
       )
       val grace = use(new Grace(plan.run, cancel))
       use(EventChannel.open(current.channel)(receive(progress, rendezvous))): Unit
+      use(AllGather.open(current.gathering, plan.world)(rendezvous.onArrived)): Unit
       barrierJob(broadcast, current, rendezvous, grace)
     }.get
   }
@@ -145,7 +146,6 @@ private[kindling] final class TrainingJob(
           rendezvous.onTraining()
           progress.epoch(event)
         case "started" => rendezvous.onStarted(event.path("rank").asInt)
-        case "arrived" => rendezvous.onArrived(event.path("rank").asInt)
         case "connected" => rendezvous.onConnected(event.path("rank").asInt)
         case other => log.debug("an event of the unknown type {} is ignored", other)
       }
