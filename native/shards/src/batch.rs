@@ -75,6 +75,16 @@ impl Values {
         }
     }
 
+    /// Begins to load a row of `size` bytes, which is put somewhere soon. A row that is not there is no matter.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: usize, size: usize) {
+        // Where the numbers of a compressed row lie has to be read first.
+        if let Values::Dense(buffer) = self {
+            let start = row.saturating_mul(size);
+            memory::prefetch(buffer.as_slice().get(start..start.saturating_add(size)).unwrap_or_default());
+        }
+    }
+
     /// Bytes that the rows take, without padding.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -152,6 +152,25 @@ pub(crate) fn will_need(bytes: &[u8]) {
     }
 }
 
+/// Begins to load the first [`PREFETCHED`] of these bytes into the cache: the processor itself goes on with those behind. A hint.
+#[inline]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.get(..PREFETCHED).unwrap_or(bytes).chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees, and the address is that of a live slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+#[cfg(target_arch = "x86_64")]
+const PREFETCHED: usize = 8 * LINE;
+
 /// Whole pages of memory that nobody else knows, given back to the system when dropped.
 #[derive(Debug)]
 pub(crate) struct Pages {

@@ -151,17 +151,16 @@ impl Shard {
         &self,
         split: Split,
         column: usize,
-        rows: impl Iterator<Item = (u32, usize)>,
+        rows: impl Iterator<Item = (u32, usize)> + Clone,
         out: &mut [u8],
     ) -> Result<()> {
         let (table, column, values) = self.column(split, column)?;
         let size = column.row_bytes();
-        let put = |(at, local): (usize, usize), out: &mut [u8]| values.get(at)?.put(local, out);
         let copied = match (values, table.stride) {
             // One batch: the row number is the place.
-            ([only], _) => copy_rows(rows, size, out, |row, out| only.put(row as usize, out)),
-            (_, Some(stride)) => copy_rows(rows, size, out, |row, out| put(divide(row, stride), out)),
-            (_, None) => copy_rows(rows, size, out, |row, out| put(table.find(row), out)),
+            ([_], _) => copy_rows(rows, size, out, values, |row| (0, row as usize)),
+            (_, Some(stride)) => copy_rows(rows, size, out, values, |row| divide(row, stride)),
+            (_, None) => copy_rows(rows, size, out, values, |row| table.find(row)),
         };
         copied.map_err(|row| self.refused(split, column, row))
     }
@@ -264,18 +263,36 @@ fn divide(row: u32, stride: u32) -> (usize, usize) {
     (at as usize, (row - at * stride) as usize)
 }
 
-/// Has `put` copy the rows to their places; the number of the first one that it does not is the error.
+/// Rows that are on their way into the cache while one is copied. They lie anywhere in memory, so that each copy would wait
+/// for it otherwise.
+const AHEAD: usize = 8;
+
+/// Copies the rows that `find` finds in `values` to their places; the number of the first one that is not there is the error.
 #[inline]
 fn copy_rows(
-    rows: impl Iterator<Item = (u32, usize)>,
+    rows: impl Iterator<Item = (u32, usize)> + Clone,
     size: usize,
     out: &mut [u8],
-    put: impl Fn(u32, &mut [u8]) -> Option<()>,
+    values: &[Values],
+    find: impl Fn(u32) -> (usize, usize),
 ) -> std::result::Result<(), u32> {
+    let announce = |row| {
+        let (at, local) = find(row);
+        if let Some(values) = values.get(at) {
+            values.prefetch(local, size);
+        }
+    };
+    let mut coming = rows.clone();
+    coming.by_ref().take(AHEAD).for_each(|(row, _)| announce(row));
     for (row, place) in rows {
+        if let Some((next, _)) = coming.next() {
+            announce(next);
+        }
+        let (at, local) = find(row);
         // The callers checked that the places are there.
         let start = place * size;
-        out.get_mut(start..start + size).and_then(|out| put(row, out)).ok_or(row)?;
+        let out = out.get_mut(start..start + size);
+        out.and_then(|out| values.get(at)?.put(local, out)).ok_or(row)?;
     }
     Ok(())
 }
