@@ -199,6 +199,15 @@ pub(crate) fn is_random(name: &str) -> bool {
     name.strip_prefix("aten::").is_some_and(|name| names(RANDOM).any(|random| random == name))
 }
 
+/// Operators that draw random numbers where an argument says so, beside those of [`SWITCHED_RANDOM`].
+const DROPPING: &[&str] = &["gru lstm rnn_relu rnn_tanh scaled_dot_product_attention"];
+
+/// Whether the operator, by its name with prefix, may draw random numbers.
+pub(crate) fn may_draw(name: &str) -> bool {
+    let name = name.strip_prefix("aten::").unwrap_or(name);
+    [RANDOM, SWITCHED_RANDOM, DROPPING].into_iter().flat_map(names).any(|random| random == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

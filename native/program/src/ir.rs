@@ -267,10 +267,11 @@ impl Node {
         }
     }
 
-    /// Whether the operator changes its first argument in place, by ATen's convention of a trailing underscore.
+    /// Whether the operator changes its first argument in place, by ATen's convention of a trailing underscore, or Python's of
+    /// `__iand__`.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        self.aten().is_some_and(|name| name.ends_with('_') && !name.ends_with("__"))
+        self.aten().is_some_and(|name| (name.ends_with('_') && !name.ends_with("__")) || name.starts_with("aten::__i"))
     }
 }
 

@@ -53,6 +53,7 @@ mod pt2;
 mod rewrite;
 mod scalar;
 mod scope;
+mod standing;
 mod synchronise;
 mod tensor;
 mod walk;

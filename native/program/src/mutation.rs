@@ -16,6 +16,7 @@ const VIEWS: &[&str] = &[
     "atleast_1d",
     "atleast_2d",
     "atleast_3d",
+    "broadcast_tensors",
     "broadcast_to",
     "chunk",
     "contiguous",
@@ -30,6 +31,7 @@ const VIEWS: &[&str] = &[
     "mH",
     "mT",
     "matrix_H",
+    "meshgrid",
     "moveaxis",
     "movedim",
     "narrow",
@@ -106,7 +108,8 @@ impl Memory {
             let written = self.roots.get(&value).cloned().unwrap_or_default();
             self.written.extend(written);
         }
-        let shared = shares(node).and_then(|value| self.roots.get(&value)).cloned().unwrap_or_default();
+        let shared: BTreeSet<usize> =
+            shares(node).iter().filter_map(|value| self.roots.get(value)).flatten().copied().collect();
         if !shared.is_empty() {
             for value in node.defines() {
                 self.roots.entry(value).or_default().extend(&shared);
@@ -149,13 +152,16 @@ pub(crate) fn writes(node: &Node) -> Vec<ValueId> {
     first.into_iter().chain(statistics).chain(noise).collect()
 }
 
-/// The value whose memory the results of a call may share.
-pub(crate) fn shares(node: &Node) -> Option<ValueId> {
-    let name = node.aten()?.strip_prefix("aten::")?;
-    let first = node.args.first().and_then(|(_, arg)| tensor(arg))?;
+/// The values whose memory the results of a call may share.
+pub(crate) fn shares(node: &Node) -> Vec<ValueId> {
+    let Some(name) = node.aten().and_then(|name| name.strip_prefix("aten::")) else { return Vec::new() };
     // Dropout hands its input on where it does nothing.
-    let idle = name.ends_with("dropout") && matches!(node.arg("train"), Some(Arg::Bool(false)));
-    (node.is_in_place() || idle || VIEWS.contains(&name)).then_some(first)
+    let idle = matches!(node.arg("train"), Some(Arg::Bool(false))) || matches!(node.arg("p"), Some(Arg::Float(0.0)));
+    let views = node.is_in_place() || VIEWS.contains(&name) || (idle && name.ends_with("dropout"));
+    match node.args.first() {
+        Some((_, arg @ (Arg::Tensor(_) | Arg::Tensors(_)))) if views => arg.values(),
+        _ => Vec::new(),
+    }
 }
 
 /// Batch and instance norm update their running statistics when they normalise by the batch's.

@@ -122,14 +122,19 @@ fn symbol_at(shape: &[Dim], symbol: &str) -> Option<usize> {
     shape.iter().position(|dim| matches!(dim, Dim::Symbolic { name } if name == symbol))
 }
 
-/// For every value that may share memory with an earlier one: the first of them.
+/// For every value that may share memory with an earlier one: the first of them. Values that something may share memory with
+/// together are taken for one.
 fn memory(program: &Program) -> HashMap<ValueId, ValueId> {
     let mut memory: HashMap<ValueId, ValueId> = HashMap::new();
     for node in program.all_nodes() {
-        if let Some(base) = shares(node) {
-            let first = memory.get(&base).copied().unwrap_or(base);
-            memory.extend(node.defines().map(|value| (value, first)));
+        let bases: Vec<ValueId> =
+            shares(node).into_iter().map(|base| memory.get(&base).copied().unwrap_or(base)).collect();
+        let Some((&first, others)) = bases.split_first() else { continue };
+        for &other in others.iter().filter(|other| **other != first) {
+            memory.values_mut().filter(|place| **place == other).for_each(|place| *place = first);
+            memory.insert(other, first);
         }
+        memory.extend(node.defines().map(|value| (value, first)));
     }
     memory
 }

@@ -68,6 +68,7 @@ mod shim_modes;
 mod shim_norm;
 mod slots;
 mod staging;
+mod standing;
 mod state;
 mod step;
 mod sync;

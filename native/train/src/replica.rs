@@ -256,6 +256,12 @@ impl Replica {
         self.merged.iter().filter_map(|&index| self.state.buffers.get(index)).collect()
     }
 
+    /// Buffers that training does not write have changed, too.
+    pub(crate) fn forget_standing(&mut self) {
+        self.training.forget_standing();
+        self.evaluation.forget_standing();
+    }
+
     /// Begins a step: forgets the gradients of the last one.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.gradients.begin()

@@ -1,7 +1,8 @@
 //! Runs a program op by op through libtorch's dispatcher, with autograd where gradients are on.
 //!
 //! A program is compiled once (see `compile`). Running it walks the nodes in order (see `step`); a value is dropped after its last
-//! use, so that what autograd does not need is freed as early as Python frees it.
+//! use, so that what autograd does not need is freed as early as Python frees it. What nodes make of constants and sizes alone is
+//! kept for the next run on inputs of the same sizes (see `standing`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::segment::Segment;
 use crate::shared_norm;
 use crate::shim::Generator;
 use crate::slots::{Slot, put, tensor_at};
+use crate::standing::Standing;
 use crate::tensors;
 use crate::within::{Remembered, Trouble, Within};
 
@@ -47,6 +49,7 @@ impl State {
 
 /// A compiled program.
 pub(crate) struct Runner {
+    standing: Standing,
     parts: Vec<Part>,
     inputs: Vec<ValueId>,
     guards: Guards,
@@ -126,6 +129,7 @@ impl Runner {
         for (index, (buffer, tensor)) in program.buffers.iter().zip(&state.buffers).enumerate() {
             fixed.push(Fixed { copied: copied.contains(&index), ..keep((buffer.value, tensor)) });
         }
+        let (program, standing) = &program.standing_first();
         let mut steps = program.nodes.iter().map(|node| compile(node, device)).collect::<Result<Vec<_>>>()?;
         mark_last_uses(program, &mut steps);
         let returned = |&value: &ValueId| Returned {
@@ -135,6 +139,7 @@ impl Runner {
         };
         Ok(Runner {
             needs_two_rows: needs_two_rows(program, &steps),
+            standing: Standing::new(program, steps.drain(..*standing).collect()),
             parts: steps.into_iter().map(Part::Step).collect(),
             inputs: program.inputs.iter().map(|input| input.value).collect(),
             guards: Guards::new(program)?,
@@ -151,9 +156,10 @@ impl Runner {
 
     /// Puts the nodes of each of the program's segments together.
     fn group(&mut self, program: &Program) {
+        let (program, standing) = program.standing_first();
         let changing = program.changing();
         let mut steps = std::mem::take(&mut self.parts).into_iter();
-        let mut done = 0;
+        let mut done = standing;
         for segment in program.own_segments() {
             self.parts.extend(steps.by_ref().take(segment.start - done));
             let step = |part| match part {
@@ -205,6 +211,11 @@ impl Runner {
         self.needs_two_rows.as_deref()
     }
 
+    /// Buffers have changed between two runs.
+    pub(crate) fn forget_standing(&mut self) {
+        self.standing.forget();
+    }
+
     /// Where the random numbers stand.
     pub(crate) fn random_state(&self) -> Result<Vec<u8>> {
         self.generator.state().doing("reading the state of the random numbers")
@@ -233,7 +244,8 @@ impl Runner {
     }
 
     fn run_nodes(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.guards.check(&inputs.iter().map(Tensor::size).collect::<Vec<_>>())?;
+        let sizes: Vec<Vec<i64>> = inputs.iter().map(Tensor::size).collect();
+        self.guards.check(&sizes)?;
         for (&value, tensor) in self.inputs.iter().zip(inputs) {
             put(&mut self.slots, value, Slot::Tensor(tensor.shallow_clone()))?;
         }
@@ -254,6 +266,7 @@ impl Runner {
             trouble: &self.trouble,
             moments: Remembered::Nothing,
         };
+        self.standing.run(sizes, &mut self.slots, &mut within)?;
         for part in &mut self.parts {
             match part {
                 Part::Step(step) => step.run(&mut self.slots, &mut within)?,
@@ -337,6 +350,65 @@ mod tests {
         assert_ne!(draw(&mut other), first);
         assert_eq!(draw(&mut same), first);
         assert_ne!(draw(&mut one), first, "the stream goes on");
+    }
+
+    /// The layer's result, to which an operator's is added: `op(input) * buffer`.
+    fn with_standing(op: &str) -> (Runner, State) {
+        use kindling_program::{Buffer, Output, Target, Value};
+        let text = r#"{"inputShape":[4],"seed":1,"layers":[{"type":"dense","units":4,"useBias":false}]}"#;
+        let mut program = Program::read(text.as_bytes().to_vec()).unwrap();
+        let meta = program.meta(program.outputs[0]).unwrap().clone();
+        let mut value = || {
+            program.values.push(Value::tensor(format!("v{}", program.values.len()), meta.clone()));
+            ValueId(u32::try_from(program.values.len() - 1).unwrap())
+        };
+        let [buffer, made, scaled, output] = [(); 4].map(|()| value());
+        let tensor = program.parameters[0].tensor.clone();
+        let name = "scale".to_owned();
+        program.buffers.push(Buffer { value: buffer, name, aliases: vec![], persistent: true, tensor });
+        let (input, result, template) = (program.inputs[0].value, program.outputs[0], program.nodes[0].clone());
+        let mut call = |op: &str, overload: &str, arguments: &[(&str, ValueId)], output| {
+            program.nodes.push(kindling_program::Node {
+                name: op.to_owned(),
+                target: Target::Aten { name: format!("aten::{op}"), overload: overload.to_owned() },
+                args: arguments.iter().map(|&(name, value)| (name.to_owned(), Arg::Tensor(value))).collect(),
+                outputs: vec![Output::Tensor(output)],
+                ..template.clone()
+            });
+        };
+        call(op, "", &[("self", input)], made);
+        call("matmul", "", &[("self", made), ("other", buffer)], scaled);
+        call("add", "Tensor", &[("self", result), ("other", scaled)], output);
+        program.outputs = vec![output];
+        let parameters =
+            program.parameters.iter().map(|p| tensors::from_data(&p.tensor).unwrap().zeros_like()).collect();
+        let state = State::new(&program, parameters, Device::Cpu).unwrap();
+        (Runner::training(&program, &state, 0, Device::Cpu).unwrap(), state)
+    }
+
+    #[test]
+    fn what_stands_is_computed_once_per_size_until_it_is_forgotten() {
+        let (mut runner, state) = with_standing("ones_like");
+        let sums = |scale: &Tensor, rows: i64| ones(rows).matmul(scale);
+        let mut buffer = state.buffers[0].shallow_clone();
+        let first = buffer.copy();
+        for rows in [8, 8, 5, 8] {
+            assert!(runner.run(&[ones(rows)]).unwrap()[0].equal(&sums(&first, rows)));
+        }
+        let _ = buffer.fill_(2.0);
+        assert!(runner.run(&[ones(8)]).unwrap()[0].equal(&sums(&first, 8)), "the buffer was read again");
+        runner.forget_standing();
+        assert!(runner.run(&[ones(8)]).unwrap()[0].equal(&sums(&buffer, 8)));
+    }
+
+    #[test]
+    fn what_depends_on_values_is_computed_in_every_run() {
+        let (mut runner, state) = with_standing("neg");
+        for factor in [1.0, 2.0] {
+            let rows = ones(3) * factor;
+            let wanted = (-&rows).matmul(&state.buffers[0]);
+            assert!(runner.run(&[rows]).unwrap()[0].equal(&wanted));
+        }
     }
 
     #[test]

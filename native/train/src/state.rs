@@ -203,6 +203,7 @@ pub(crate) fn read(replica: &mut Replica, bytes: &[u8]) -> Result<()> {
         overwrite(name, place, &file.tensors.tensor(name).map_err(|_| lacks(name))?)?;
     }
     replica.parameters.lower()?;
+    replica.forget_standing();
     let mut counts = Vec::new();
     for counter in &counters {
         let slot = Tensor::f_zeros([1], (Kind::Int64, tch::Device::Cpu)).doing("reading the training state")?;

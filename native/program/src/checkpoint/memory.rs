@@ -128,7 +128,8 @@ impl Roots {
         for written in mutation::writes(node) {
             self.written.extend(self.roots(written).into_iter().map(|root| (index, root)));
         }
-        let shared = mutation::shares(node).map(|value| self.roots(value)).unwrap_or_default();
+        let shared: BTreeSet<ValueId> =
+            mutation::shares(node).into_iter().flat_map(|value| self.roots(value)).collect();
         if !shared.is_empty() {
             if !node.is_in_place() {
                 self.viewed.extend(&shared);

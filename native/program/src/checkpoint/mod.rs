@@ -142,5 +142,12 @@ impl Program {
     }
 }
 
+/// Whether a value, or one that it is a view of, is changed in place anywhere in the program.
+pub(crate) fn changed(program: &Program) -> impl Fn(ValueId) -> bool {
+    let roots = Roots::of(program);
+    let changed = roots.changed();
+    move |value| roots.roots(value).iter().any(|root| changed.contains(root))
+}
+
 #[cfg(test)]
 mod tests;
