@@ -98,6 +98,26 @@ fn a_gather_gives_every_rank_all_bytes_in_rank_order_whatever_their_lengths() {
     }
 }
 
+/// Groups that share the cores, so that any thread is put aside anywhere. What is short ends with its waiter's help, what is
+/// not with the progress thread's: an operation of the one kind after one of the other is handed over.
+#[test]
+fn no_operation_is_left_lying_however_crowded_the_machine_is() {
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                ranks(Transport::Tcp, 3, |group| {
+                    for round in 0..300 {
+                        let given = group.start_broadcast(buffer(vec![7; 1000], DType::U8), round % 3).unwrap();
+                        assert_eq!(given.wait().unwrap().length(), 1000);
+                        let parts = group.start_all_gather_bytes(vec![group.rank() as u8; 1000]).unwrap();
+                        assert_eq!(parts.wait().unwrap().len(), 3);
+                    }
+                })
+            });
+        }
+    });
+}
+
 #[test]
 fn a_reduce_scatter_gives_rank_r_the_bits_of_chunk_r_of_an_all_reduce() {
     for transport in ALL {

@@ -56,8 +56,6 @@ pub(super) struct Core {
     failure: Arc<OnceLock<Error>>,
     /// The control thread has been woken for it.
     alarmed: AtomicBool,
-    /// What is in flight must go on although nobody turns the engine: for the next turn to take note of.
-    attend: AtomicBool,
     /// How many threads want the engine for a moment. The progress thread, which could keep it for as long as bytes flow,
     /// makes way for them.
     wanted: AtomicUsize,
@@ -68,9 +66,12 @@ pub(super) struct Core {
     report: Report,
 }
 
+/// What waits for a turn to take it in: all of it at once, as a wish for attention is about a flow that was posted before.
 #[derive(Default)]
 struct Mail {
     flows: Vec<Flow>,
+    /// What is in flight must go on although nobody turns the engine.
+    attend: bool,
     abort: Option<String>,
     leave: bool,
 }
@@ -92,7 +93,6 @@ impl Core {
             desk: Desk::new().map_err(|error| Error::io("making the control thread's waker", error))?,
             failure,
             alarmed: AtomicBool::new(false),
-            attend: AtomicBool::new(false),
             wanted: AtomicUsize::new(0),
             started: AtomicU64::new(0),
             complete: AtomicBool::new(false),
@@ -160,14 +160,15 @@ impl Core {
 
     /// Empties the mailbox into the engine and turns it. Returns what was moved.
     fn turn(&self, engine: &mut Engine, budget: usize) -> usize {
-        let (flows, abort) = {
+        let (flows, attend, abort) = {
             let mut mail = lock(&self.mail);
-            (std::mem::take(&mut mail.flows), mail.abort.clone().filter(|_| self.failure.get().is_none()))
+            let abort = mail.abort.clone().filter(|_| self.failure.get().is_none());
+            (std::mem::take(&mut mail.flows), std::mem::take(&mut mail.attend), abort)
         };
         for flow in flows {
             engine.start(flow);
         }
-        engine.attended |= self.attend.swap(false, Ordering::SeqCst);
+        engine.attended |= attend;
         self.started.store(engine.started().wrapping_add(1), Ordering::SeqCst);
         if let Some(reason) = abort {
             engine.fail(Cause::Aborted { rank: self.rank, reason });
@@ -187,7 +188,7 @@ impl Core {
     /// Whether there is something for a turn to take in.
     fn has_mail(&self) -> bool {
         let mail = lock(&self.mail);
-        !mail.flows.is_empty() || (mail.abort.is_some() && self.failure.get().is_none())
+        !mail.flows.is_empty() || mail.attend || (mail.abort.is_some() && self.failure.get().is_none())
     }
 
     /// Tells the progress thread to leave the group and end.
@@ -209,7 +210,7 @@ impl Core {
 
     /// Leaves what is in flight to the progress thread.
     pub(super) fn attend(&self) {
-        self.attend.store(true, Ordering::SeqCst);
+        lock(&self.mail).attend = true;
         self.waker.wake();
     }
 
@@ -264,7 +265,6 @@ impl Core {
             }
             if let Some((watches, until)) = plan
                 && !self.has_mail()
-                && !self.attend.load(Ordering::SeqCst)
             {
                 self.sleep(&watches, until);
             }
