@@ -281,11 +281,12 @@ fn a_connection_cut_before_it_was_welcomed_is_made_again() {
     let mut cases = Vec::new();
     for victim in [0, 1] {
         // Whole messages and pieces of them. The last byte of the proof brings a welcome, which may be lost: that is an
-        // end of the link for one side and a new beginning for the other.
+        // end of the link for one side and a new beginning for the other. So may the last byte of the challenge, whose
+        // answer can be quicker than the cut.
         for at in [0, 1, 8, 43, 44, 45, 95] {
             cases.push((victim, Way::There, at));
         }
-        for at in [0, 1, 43, 44] {
+        for at in [0, 1, 43] {
             cases.push((victim, Way::Back, at));
         }
     }
