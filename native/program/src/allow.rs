@@ -200,7 +200,8 @@ pub(crate) fn is_random(name: &str) -> bool {
 }
 
 /// Operators that draw random numbers where an argument says so, beside those of [`SWITCHED_RANDOM`].
-const DROPPING: &[&str] = &["gru lstm rnn_relu rnn_tanh scaled_dot_product_attention"];
+const DROPPING: &[&str] =
+    &["_scaled_dot_product_attention_math gru lstm rnn_relu rnn_tanh scaled_dot_product_attention"];
 
 /// Whether the operator, by its name with prefix, may draw random numbers.
 pub(crate) fn may_draw(name: &str) -> bool {

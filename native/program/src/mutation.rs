@@ -18,6 +18,8 @@ const VIEWS: &[&str] = &[
     "atleast_3d",
     "broadcast_tensors",
     "broadcast_to",
+    "cartesian_prod",
+    "chain_matmul",
     "chunk",
     "contiguous",
     "detach",
@@ -27,7 +29,9 @@ const VIEWS: &[&str] = &[
     "expand_as",
     "flatten",
     "hsplit",
+    "lift",
     "lift_fresh",
+    "linalg_diagonal",
     "mH",
     "mT",
     "matrix_H",
@@ -46,6 +50,7 @@ const VIEWS: &[&str] = &[
     "split",
     "split_with_sizes",
     "squeeze",
+    "sum_to_size",
     "swapaxes",
     "swapdims",
     "t",
@@ -58,6 +63,7 @@ const VIEWS: &[&str] = &[
     "unfold",
     "unsafe_chunk",
     "unsafe_split",
+    "unsafe_split_with_sizes",
     "unsqueeze",
     "view",
     "view_as",
@@ -158,8 +164,10 @@ pub(crate) fn shares(node: &Node) -> Vec<ValueId> {
     // Dropout hands its input on where it does nothing.
     let idle = matches!(node.arg("train"), Some(Arg::Bool(false))) || matches!(node.arg("p"), Some(Arg::Float(0.0)));
     let views = node.is_in_place() || VIEWS.contains(&name) || (idle && name.ends_with("dropout"));
-    match node.args.first() {
-        Some((_, arg @ (Arg::Tensor(_) | Arg::Tensors(_)))) if views => arg.values(),
+    match node.args.as_slice() {
+        // What only permutes or takes a diagonal is a view.
+        [_, (_, Arg::Tensors(operands)), ..] if name == "einsum" => operands.clone(),
+        [(_, arg @ (Arg::Tensor(_) | Arg::Tensors(_))), ..] if views => arg.values(),
         _ => Vec::new(),
     }
 }

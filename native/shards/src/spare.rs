@@ -6,8 +6,8 @@
 //!
 //! What is kept does not make the process larger than it was: a block that finds no pages of its size makes spare ones go
 //! until both together are no more than what was in use at once before. After [`KEPT`] they go back anyway, and until then the
-//! system may take what they hold ([`Pages::forget`]): a container's limit is met by dropping them, not by killing the
-//! process.
+//! system may take what they hold ([`Pages::forget`]): the limit of a cgroup is met by dropping them, not by killing the
+//! process. YARN counts them until they go.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;

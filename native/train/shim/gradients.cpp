@@ -25,8 +25,8 @@ struct KdGradients {
 
     // Between steps a parameter has no `grad`, so autograd hands over the tensor that the kernel wrote, without adding
     // or copying: one copy from a warm cache is all that a flat gradient costs, and nothing is cleared beforehand. A place
-    // that adopts takes the tensor itself. Its storage has no other owner that writes: autograd copies a gradient that is
-    // in use elsewhere before it hands it over.
+    // that adopts takes the tensor itself, unless it is a view of what another one has taken: autograd looks at the tensor and
+    // not at its storage, so the two sides of an addition may be handed one memory.
     void take(size_t index, at::Tensor gradient) {
         TORCH_CHECK(!(last && seen[index]), "the gradient of parameter ", index, " came twice in one backward");
         seen[index] = 1;
@@ -39,7 +39,8 @@ struct KdGradients {
         } else if (adopted[index]) {
             const auto &parameter = parameters[index];
             if (gradient.strides() != parameter.strides() || !gradient.is_non_overlapping_and_dense() ||
-                gradient.scalar_type() != parameter.scalar_type() || gradient.device() != parameter.device()) {
+                gradient.scalar_type() != parameter.scalar_type() || gradient.device() != parameter.device() ||
+                is_taken(gradient)) {
                 gradient = at::empty_strided(parameter.sizes(), parameter.strides(), parameter.options()).copy_(gradient);
             }
             place.set_(gradient.storage(), gradient.storage_offset(), gradient.sizes(), gradient.strides());
@@ -50,6 +51,16 @@ struct KdGradients {
             place.copy_(gradient);
         }
         reached[index] = 1;
+    }
+
+    bool is_taken(const at::Tensor &gradient) const {
+        const auto *storage = gradient.storage().unsafeGetStorageImpl();
+        for (size_t i = 0; i < places.size(); ++i) {
+            if (adopted[i] && reached[i] && places[i].storage().unsafeGetStorageImpl() == storage) {
+                return true;
+            }
+        }
+        return false;
     }
 };
 

@@ -220,6 +220,13 @@ fn large_gradients_that_are_adopted_step_as_those_that_are_copied() {
                 let loss = |rows: i64| {
                     let x = Tensor::ones([rows, 128], (Kind::Float, Device::Cpu)) * 0.1;
                     // In the second step nothing goes through the second layer.
+                    // In the third one, autograd gives both large weights the same memory for their gradients.
+                    if step == 2 {
+                        let view = |name: &str| leaf(name).view([1, 128, 128]);
+                        let joined = (view("0.weight") + view("1.weight")).squeeze_dim(0);
+                        let hidden = x.linear(&joined, Some(leaf("0.bias") + leaf("1.bias"))).tanh();
+                        return hidden.linear(&leaf("2.weight"), Some(leaf("2.bias"))).square().sum(Kind::Float);
+                    }
                     let hidden = x.linear(&leaf("0.weight"), Some(leaf("0.bias"))).tanh();
                     let hidden =
                         if step == 1 { hidden } else { hidden.linear(&leaf("1.weight"), Some(leaf("1.bias"))) };

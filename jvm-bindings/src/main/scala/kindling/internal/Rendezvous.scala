@@ -3,7 +3,7 @@ package kindling.internal
 import java.util.concurrent.{CountDownLatch, TimeUnit}
 
 /**
- * Watches on the driver that all ranks meet. Spark's barrier waits a year for a rank that never comes, and a barrier job whose slots
+ * Watches on the driver that all ranks meet. Ranks wait for one that never comes, and a barrier job whose slots
  * others took waits without an end; here every step has a deadline, after which the run is cancelled with the reason:
  *
  *  1. a rank starts, within `slotTimeoutMs` of the attempt;
